@@ -1,0 +1,237 @@
+"""Byte-level BPE tokenizer: text to ids and back, exactly.
+
+Special tokens are vocabulary entries at the lowest ids that no merge makes and that are never matched in
+text, so nothing that a user, a file or a function writes can become one: only rendering puts them in.
+Splitting is copy-stable: a single space, a digit and most punctuation are tokens of their own, so that a
+value has the same ids inside a sentence and inside the JSON that it has to be copied into.
+Nothing here may normalise text: decoding what was encoded gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+MASK_COUNT = 16
+SPECIAL_TOKENS: tuple[str, ...] = (
+    "<|pad|>",
+    "<|end|>",
+    "<|doc|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|function|>",
+    "<tool_result>",
+    "</tool_result>",
+    "<function_call>",
+    "</function_call>",
+    "<|image|>",
+    *(f"<|mask_{index}|>" for index in range(MASK_COUNT)),
+)
+SMALLEST_VOCAB = len(SPECIAL_TOKENS) + 256
+LONGEST_TOKEN = 24  # bytes; keeps a run of dashes or spaces in the training text from taking vocabulary
+
+# Scripts written without spaces between words, or with particles glued to them: a name inside a sentence has
+# no boundary there, so each character (with its marks) stands alone.
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_UPPER = r"(?:[\p{Lu}\p{Lt}]\p{M}*)"
+_LOWER = rf"(?:[\p{{Ll}}\p{{Lm}}\p{{Lo}}&&[^{_UNSPACED}]]\p{{M}}*)"
+PIECES = "|".join(
+    (
+        r"[ ]{2,}",
+        r"[ ]",
+        r"[\r\n]+",
+        r"\t+",
+        rf"[\p{{L}}&&[{_UNSPACED}]]\p{{M}}*",
+        rf"{_UPPER}*{_LOWER}+",  # a word; lower to upper case (camelCase) begins a new one
+        rf"{_UPPER}+",
+        r"\p{N}",
+        r"[\"{}\[\]:,]+",  # the structure of JSON may merge, as in  ":"  and  "},
+        r"(?m:.)",  # any other character alone (in this dialect the m flag lets the dot match line breaks)
+    )
+)
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids of the special tokens; `result` and `call` open, `result_end` and `call_end` close."""
+
+    pad: int
+    end: int
+    doc: int
+    system: int
+    user: int
+    assistant: int
+    function: int
+    result: int
+    result_end: int
+    call: int
+    call_end: int
+    image: int
+    masks: tuple[int, ...]
+
+
+class Tokenizer:
+    """Text to ids and back. Make one with `train` or `load`; it does not change afterwards."""
+
+    special: SpecialIds
+    space: int
+    """Id of the single space."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, where: str = "tokenizer") -> None:
+        vocab = backend.get_vocab(with_added_tokens=True)
+        for index, token in enumerate(SPECIAL_TOKENS):
+            if vocab.get(token) != index:
+                raise ValueError(
+                    f"{where}: the special token {token} should have id {index} but has {vocab.get(token)}; "
+                    "use a tokenizer.json made by `multimodal-ai tokenizer train`"
+                )
+        if backend.get_added_tokens_decoder():
+            found = ", ".join(str(added) for added in backend.get_added_tokens_decoder().values())
+            raise ValueError(
+                f"{where}: added_tokens lets text become a special token ({found}); empty that list, "
+                "or use a tokenizer.json made by `multimodal-ai tokenizer train`"
+            )
+        if sorted(vocab.values()) != list(range(len(vocab))):
+            raise ValueError(f"{where}: the ids are not 0 to {len(vocab) - 1} without gaps; train it again")
+        byte_of = {char: byte for byte, char in enumerate(_byte_alphabet())}
+        missing = [byte for char, byte in byte_of.items() if char not in vocab]
+        if missing:
+            raise ValueError(
+                f"{where}: {len(missing)} of the 256 bytes have no token (first: 0x{missing[0]:02x}); "
+                "train it again"
+            )
+        self._backend = backend
+        self._bytes = [b""] * len(vocab)
+        for token, index in vocab.items():
+            if index >= len(SPECIAL_TOKENS):
+                self._bytes[index] = bytes(byte_of[char] for char in token)
+        names = [name.encode() for name in SPECIAL_TOKENS]
+        self._bytes_with_special = names + self._bytes[len(names) :]
+        self.special = SpecialIds(*range(12), tuple(range(12, 12 + MASK_COUNT)))  # type: ignore[arg-type]
+        self.space = vocab[_byte_alphabet()[0x20]]
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """Learns merges from `texts` until there are `vocab_size` entries, or no pair occurs twice.
+
+        The result does not depend on the order of the texts. `vocab_size` counts the special tokens and the
+        256 bytes; less than those is a ValueError.
+        """
+        if vocab_size < SMALLEST_VOCAB:
+            raise ValueError(
+                f"vocab_size is {vocab_size}; it must be at least {SMALLEST_VOCAB} "
+                f"({len(SPECIAL_TOKENS)} special tokens and 256 bytes)"
+            )
+        backend = tokenizers.Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(tokenizers.Regex(PIECES), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
+            ]
+        )
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            show_progress=False,
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            max_token_length=LONGEST_TOKEN,
+        )
+        backend.train_from_iterator((_valid(text) for text in texts), trainer)
+        # The trainer also registers the special tokens for matching in text. Only their ids are wanted.
+        state = json.loads(backend.to_str())
+        state["added_tokens"] = []
+        return cls(tokenizers.Tokenizer.from_str(json.dumps(state, ensure_ascii=False)))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokenizer:
+        """Reads `tokenizer.json`, or the one in a folder. Raises ValueError when it is not one of ours."""
+        file = Path(path)
+        if file.is_dir():
+            file = file / "tokenizer.json"
+        if not file.is_file():
+            raise FileNotFoundError(f"no tokenizer at {file}; make one with `multimodal-ai tokenizer train`")
+        try:
+            backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises bare Exception for anything it cannot read
+            raise ValueError(f"{file}: not a readable tokenizer.json: {error}") from error
+        return cls(backend, where=str(file))
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `tokenizer.json` into the folder (made if absent) and returns its path."""
+        target = Path(folder) / "tokenizer.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".tokenizer.{os.getpid()}.json")
+        try:
+            aside.write_text(self._backend.to_str(pretty=True), encoding="utf-8")
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
+        return target
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, never special ones. Half a surrogate pair, which is no UTF-8, becomes U+FFFD."""
+        return self._backend.encode(_valid(text), add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same as `encode` for each text, on all cores."""
+        valid = [_valid(text) for text in texts]
+        encodings = self._backend.encode_batch_fast(valid, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """Text of `ids`. Bytes that are no UTF-8 become U+FFFD; special tokens are left out or shown by name."""
+        table = self._bytes if skip_special else self._bytes_with_special
+        return b"".join([table[index] for index in ids]).decode("utf-8", errors="replace")
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes that one id stands for; empty for a special token."""
+        return self._bytes[id]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special ones included."""
+        return len(self._bytes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the vocabulary, the merges and the rules of splitting, as 64 hex digits."""
+        canonical = json.dumps(json.loads(self._backend.to_str()), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def __getstate__(self) -> str:
+        return self._backend.to_str()
+
+    def __setstate__(self, state: str) -> None:
+        self.__init__(tokenizers.Tokenizer.from_str(state))  # type: ignore[misc]
+
+
+def _valid(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _byte_alphabet() -> list[str]:
+    """The character that byte-level BPE writes for each byte: itself if it prints, else from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    alphabet, shifted = [], 0x100
+    for byte in range(256):
+        if byte in printable:
+            alphabet.append(chr(byte))
+        else:
+            alphabet.append(chr(shifted))
+            shifted += 1
+    return alphabet
