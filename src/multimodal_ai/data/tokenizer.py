@@ -116,7 +116,9 @@ class Tokenizer:
                 self._bytes[index] = bytes(byte_of[char] for char in token)
         names = [name.encode() for name in SPECIAL_TOKENS]
         self._bytes_with_special = names + self._bytes[len(names) :]
-        self.special = SpecialIds(*range(12), tuple(range(12, 12 + MASK_COUNT)))  # type: ignore[arg-type]
+        single = len(SPECIAL_TOKENS) - MASK_COUNT
+        ids = dict(zip(SpecialIds.__annotations__, range(single), strict=False))
+        self.special = SpecialIds(**ids, masks=tuple(range(single, len(SPECIAL_TOKENS))))
         self.space = vocab[_byte_alphabet()[0x20]]
 
     @classmethod
@@ -190,7 +192,7 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """Text of `ids`. Bytes that are no UTF-8 become U+FFFD; special tokens are left out or shown by name."""
+        """Text of `ids`. Bytes that are no UTF-8 become U+FFFD; special tokens are left out or named."""
         table = self._bytes if skip_special else self._bytes_with_special
         return b"".join([table[index] for index in ids]).decode("utf-8", errors="replace")
 
