@@ -299,7 +299,7 @@ def _reason(cls: type[BaseModel], keys: tuple[Key, ...], item: Any) -> str:
     message = item["msg"]
     if kind in ("value_error", "assertion_error"):
         return message.split(", ", 1)[-1]
-    if kind.endswith(("_type", "_parsing")) and _types_at(cls, keys):
+    if kind.endswith(("_type", "_parsing", "from_float", "finite_number")) and _types_at(cls, keys):
         return f"{_expectation(_types_at(cls, keys)).removeprefix('; ')}, got {_describe(value)}"
     message = message.removeprefix("Input ").replace("should be", "expected")
     return f"{message}, got {_describe(value)}"
