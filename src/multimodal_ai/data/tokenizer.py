@@ -100,6 +100,11 @@ class Tokenizer:
                 f"{where}: added_tokens lets text become a special token ({found}); empty that list, "
                 "or use a tokenizer.json made by `multimodal-ai tokenizer train`"
             )
+        state = json.loads(backend.to_str())["model"]
+        made = {"".join(merge) for merge in state["merges"]}.intersection(SPECIAL_TOKENS)
+        if made or state.get("ignore_merges"):
+            found = ", ".join(sorted(made)) or "any, ignore_merges is on"
+            raise ValueError(f"{where}: text could merge into a special token ({found}); train it again")
         if sorted(vocab.values()) != list(range(len(vocab))):
             raise ValueError(f"{where}: the ids are not 0 to {len(vocab) - 1} without gaps; train it again")
         byte_of = {char: byte for byte, char in enumerate(_byte_alphabet())}
