@@ -1,0 +1,255 @@
+"""MultimodalModel: vision encoder, text encoder, fusion, decoder and function-calling head as one model.
+
+`encode` makes the context, `decode` reads it, `forward` does both for training. The model takes ids,
+patches and indices; it knows nothing of tokens, templates, data or losses. Placeholders and visual
+tokens must agree in number: a mismatch raises before anything is computed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from multimodal_ai.models.decoder import Context, Decoder, DecoderConfig
+from multimodal_ai.models.function_head import FunctionCallingHead, FunctionScores, HeadConfig
+from multimodal_ai.models.fusion import FusionConfig, VisualTokens, build_fusion
+from multimodal_ai.models.layers import init_weights, lengths_to_valid
+from multimodal_ai.models.text_encoder import StandaloneTexts, TextConfig, TextEncoder
+from multimodal_ai.models.vision_encoder import VisionConfig, VisionEncoder
+from multimodal_ai.utils.config import ConfigModel
+
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+ROLES = ("card", "system", "user", "assistant", "result", "image")  # what a source token is part of
+
+
+class ModelConfig(ConfigModel):
+    """Everything that decides the shape of a model."""
+
+    vocab_size: int
+    vision: VisionConfig
+    text: TextConfig
+    decoder: DecoderConfig
+    fusion: FusionConfig = FusionConfig()
+    head: HeadConfig = HeadConfig()
+
+
+class ModelInputs(Protocol):
+    """What `forward` reads of a batch; `data.packing.Batch` is one.
+
+    source_ids, source_role: int[B, S]; source_space: bool[B, S]; source_lengths: int[B]
+    text_ids: int[U, L]; text_space: bool[U, L]; text_lengths: int[U]; text_parameter: int[U, L]
+    card_index: int[B, F] into the texts, -1 none; lexical: float[B, F]; required: bool[B, F, P]
+    patches: uint8[I, N, 3 * patch²]; grids: int[I, 2]; slots: bool[B, S]; slot_image, slot_token: int[n]
+    image_index: int[B, G] the images of a sample, -1 none; target_ids: int[B, T]
+    pair_image, pair_text: int[C] images and texts that belong together
+    """
+
+    source_ids: Tensor
+    source_space: Tensor
+    source_role: Tensor
+    source_lengths: Tensor
+    text_ids: Tensor
+    text_space: Tensor
+    text_lengths: Tensor
+    text_parameter: Tensor
+    card_index: Tensor
+    lexical: Tensor
+    required: Tensor
+    patches: Tensor
+    grids: Tensor
+    slots: Tensor
+    slot_image: Tensor
+    slot_token: Tensor
+    image_index: Tensor
+    target_ids: Tensor
+    pair_image: Tensor
+    pair_text: Tensor
+
+
+@dataclass
+class ModelOutput:
+    """decoder_states: float[B, T, D]; context; function scores; embeddings of the pairs, float[C, E], normalised."""
+
+    decoder_states: Tensor
+    context: Context
+    scores: FunctionScores
+    parameters: Tensor | None
+    image_embeddings: Tensor
+    text_embeddings: Tensor
+
+
+class MultimodalModel(nn.Module):
+    """See the module's docstring. Build with a config, or load with `from_pretrained`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.decoder.width != config.text.width:
+            raise ValueError(
+                f"decoder.width {config.decoder.width} and text.width {config.text.width} must be equal: "
+                "they share one embedding"
+            )
+        self.config = config
+        width = config.text.width
+        self.embedding = nn.Embedding(config.vocab_size, width)
+        self.source_features = nn.Embedding(len(ROLES) + 1, width)  # the last one: "a space stood before"
+        self.vision = VisionEncoder(config.vision, config.head.width)
+        self.text = TextEncoder(config.text, config.head.width)
+        self.fusion = build_fusion(config.fusion, config.vision.width, config.text)
+        self.decoder = Decoder(config.decoder, width)
+        self.head = FunctionCallingHead(config.head, width, config.decoder.width, config.decoder.layers)
+        self.contrastive_scale = nn.Parameter(torch.tensor(2.3))  # log inverse temperature (SigLIP)
+        self.contrastive_bias = nn.Parameter(torch.tensor(-4.0))
+        self.logit_scale = width**-0.5 * 16
+        if not any(parameter.is_meta for parameter in self.parameters()):
+            init_weights(self)
+
+    # -- parts ------------------------------------------------------------------------------------------------
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The parts by the names that configs use; together they hold every parameter but two scalars."""
+        return {
+            "vision": self.vision,
+            "text": self.text,
+            "fusion": self.fusion,
+            "decoder": self.decoder,
+            "head": self.head,
+            "embedding": nn.ModuleList([self.embedding, self.source_features]),
+        }
+
+    def blocks(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every transformer block with its dotted name: units of checkpointing, compiling and sharding."""
+        for part in ("vision", "text", "decoder"):
+            for number, block in enumerate(cast(Any, self.get_submodule(part)).blocks):
+                yield f"{part}.blocks.{number}", block
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
+    # -- encoding ---------------------------------------------------------------------------------------------
+
+    def embed_source(self, ids: Tensor, space: Tensor, role: Tensor) -> Tensor:
+        """int[B, S] ids, bool[B, S] "a space stood before", int[B, S] role -> float[B, S, D]."""
+        features = self.source_features.weight
+        x = self.embedding(ids) + F.embedding(role, features)
+        return x + space[..., None] * features[-1]
+
+    def encode_images(self, patches: Tensor, grids: Tensor) -> tuple[VisualTokens, Tensor]:
+        """uint8[I, N, 3 * patch²], int[I, 2] -> visual tokens and normalised embeddings float[I, E]."""
+        states, pooled = self.vision(patches, grids)
+        return self.fusion.visual_tokens(states, grids), F.normalize(pooled.float(), dim=-1)
+
+    def encode_texts(self, ids: Tensor, space: Tensor, lengths: Tensor) -> StandaloneTexts:
+        """Function cards and captions, each alone: int[U, L], bool[U, L], int[U]."""
+        return self.text.encode_alone(self.embed_source(ids, space, torch.zeros_like(ids)), lengths)
+
+    def encode(
+        self,
+        batch: ModelInputs,
+        visual: VisualTokens | None = None,
+        texts: StandaloneTexts | None = None,
+    ) -> Context:
+        """The context of every sample. `visual` and `texts` may come from a cache."""
+        if batch.slot_image.shape != batch.slot_token.shape or batch.slots.shape != batch.source_ids.shape:
+            raise ValueError(
+                f"{tuple(batch.slot_image.shape)} slot images, {tuple(batch.slot_token.shape)} slot tokens, slots "
+                f"{tuple(batch.slots.shape)} for a source of {tuple(batch.source_ids.shape)}: they must agree"
+            )
+        x = self.embed_source(batch.source_ids, batch.source_space, batch.source_role)
+        if visual is not None:
+            x = self.fusion.place(x, visual, batch.slots, batch.slot_image, batch.slot_token)
+        valid = lengths_to_valid(batch.source_lengths, batch.source_ids.shape[1])
+        card_index = batch.card_index if texts is not None and batch.card_index.shape[1] else None
+
+        def mix(number: int, states: Tensor) -> Tensor:
+            return self.fusion.mix(number, states, visual, batch.image_index)
+
+        states = self.text(x, valid, texts if card_index is not None else None, card_index, mix)
+        return Context(states, valid, texts if card_index is not None else None, card_index)
+
+    # -- decoding ---------------------------------------------------------------------------------------------
+
+    def logits(self, states: Tensor) -> Tensor:
+        """float[..., D] decoder states -> float32[..., V] over the shared embedding."""
+        return F.linear(states * self.logit_scale, self.embedding.weight.to(states.dtype)).float()
+
+    def forward(self, batch: ModelInputs) -> ModelOutput:
+        """Teacher forcing over a padded batch.
+
+        A batch without images or without standalone texts still runs those parts on a dummy whose result
+        is multiplied by zero: on several ranks a skipped part would leave the others waiting for it.
+        """
+        patches, grids = batch.patches, batch.grids
+        no_images, no_texts = patches.shape[0] == 0, batch.text_ids.shape[0] == 0
+        merge = self.config.fusion.merge
+        if no_images:
+            patches = patches.new_zeros(1, merge**2, patches.shape[-1])
+            grids = grids.new_full((1, 2), merge)
+        visual, image_embeddings = self.encode_images(patches, grids)
+        if no_texts:
+            one = batch.text_ids.new_ones(1, 1)
+            texts = self.encode_texts(one, one.bool(), one[0])
+            text_parameter = one - 2
+        else:
+            texts = self.encode_texts(batch.text_ids, batch.text_space, batch.text_lengths)
+            text_parameter = batch.text_parameter
+        context = self.encode(batch, visual, texts)
+        states, first = self.decoder(self.embedding(batch.target_ids), context)
+        parameters = self.head.parameter_embeddings(texts.states, text_parameter)
+        scores = self.head(first, context, parameters, batch.lexical, batch.required)
+        text_embeddings = F.normalize(texts.pooled.float(), dim=-1)
+        if no_images or no_texts or context.card_index is None:
+            nothing = (visual.tokens.float().sum() + image_embeddings.sum()) * 0.0
+            nothing = nothing + (texts.pooled.float().sum() + parameters.float().sum()) * 0.0
+            scores.trigger = scores.trigger + nothing
+        return ModelOutput(
+            states,
+            context,
+            scores,
+            parameters,
+            image_embeddings.index_select(0, batch.pair_image),
+            text_embeddings.index_select(0, batch.pair_text),
+        )
+
+    # -- files ------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors, each aside first and then renamed."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
+        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        try:
+            save_file(state, aside, metadata={"format": "pt"})
+            os.replace(aside, folder / WEIGHTS_FILE)
+            aside.write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            os.replace(aside, folder / CONFIG_FILE)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> MultimodalModel:
+        """Load what `save_pretrained` wrote. A missing file or a shape that differs raises ValueError."""
+        folder = Path(folder)
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder}: no {name} here; give the folder of a trained model, such as runs/quickstart")
+        config = ModelConfig.model_validate(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+        with torch.device("meta"):
+            model = cls(config)
+        state = load_file(folder / WEIGHTS_FILE, device=str(device))
+        own = dict(model.state_dict())
+        wrong = sorted(set(own) ^ set(state)) or [n for n in own if own[n].shape != state[n].shape]
+        if wrong:
+            raise ValueError(f"{folder}: the weights do not fit {CONFIG_FILE}; first difference: {wrong[0]}")
+        model.load_state_dict(state, assign=True)
+        return model.eval()
