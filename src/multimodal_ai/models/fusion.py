@@ -82,7 +82,7 @@ class GatedCrossAttention(nn.Module):
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         self.norm = RMSNorm(config.width)
-        self.read = Attention(config)  # its output must not start at 0: with the gate at 0 neither would learn
+        self.read = Attention(config)  # not zero at the start: the gate is
         self.gate = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, memory: Tensor, valid: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class CrossAttentionFusion(nn.Module):
         """After text layer `number`: x float[B, S, D] attends to the latents of its images, int[B, G] (-1 none)."""
         if visual is None or image_index is None:
             return x
-        B, count = image_index.shape
+        B = image_index.shape[0]
         memory = visual.tokens[image_index.clamp(min=0)].flatten(1, 2)
         valid = (visual.valid[image_index.clamp(min=0)] & (image_index >= 0)[..., None]).view(B, -1)
         return self.layers[number](x, memory, valid)

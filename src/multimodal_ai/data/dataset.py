@@ -1,0 +1,141 @@
+"""From files to batches: sources, their mix, and micro-batches as a pure function of their number.
+
+Storage and formats are the `datasets` library's. `MicroBatches[i]` is the i-th micro-batch of one process:
+it depends on the configuration, the seed and i alone, so the state of the data is the step. A sample that
+cannot be used (too long, corrupt image) is counted and replaced by the next row of the same source, and
+past a set rate the run fails loudly.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+from torch.utils.data import Dataset as TorchDataset
+
+from multimodal_ai.data.examples import Example, build_example
+from multimodal_ai.data.image_processor import ImageConfig, ImageError, ImageProcessor
+from multimodal_ai.data.messages import DataError, Sample, load_rows
+from multimodal_ai.data.ordering import Mix, mixed_hash
+from multimodal_ai.data.packing import Batch, collate
+from multimodal_ai.data.rendering import Renderer, RenderingConfig, TooLong
+from multimodal_ai.data.tokenizer import Tokenizer
+from multimodal_ai.utils.config import ConfigModel
+from multimodal_ai.utils.logger import get_logger
+
+log = get_logger(__name__)
+
+
+class SourceConfig(ConfigModel):
+    """One source of the mix."""
+
+    path: Path  # .parquet, .jsonl, or a folder of them
+    weight: float = 1.0
+    objective: Literal["prefix_lm", "span_corruption", "both"] = "both"  # for plain text
+
+
+class DataConfig(ConfigModel):
+    """The data of a stage: sources with weights, image processing, rendering."""
+
+    sources: dict[str, SourceConfig]
+    image: ImageConfig = ImageConfig()
+    rendering: RenderingConfig = RenderingConfig()
+    max_bad_rate: float = 0.02  # share of samples that may be unusable before the run fails
+
+
+class Source:
+    """Rows of one file or folder as samples."""
+
+    def __init__(self, name: str, config: SourceConfig) -> None:
+        self.name, self.config = name, config
+        self.rows = load_rows(config.path)
+        if not len(self.rows):
+            raise DataError(f"{config.path}: no rows; a source needs at least one")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def where(self, index: int) -> str:
+        """The row in words, counted from 1 as editors do."""
+        return f"row {index + 1:,} of {self.config.path.name}"
+
+    def sample(self, index: int) -> Sample:
+        """Row `index` as a validated sample; DataError names the row."""
+        return Sample.from_row(self.rows[index], self.where(index))
+
+
+class MicroBatches(TorchDataset[Batch]):
+    """The micro-batches of one process; see the module's docstring.
+
+    global_size samples make one optimizer step; process `rank` of `world` takes its share in micro-batches
+    of `micro_size`. The step's samples are the same for any world and micro size.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        tokenizer: Tokenizer,
+        *,
+        seed: int,
+        global_size: int,
+        micro_size: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if global_size % (micro_size * world):
+            raise ValueError(
+                f"batch.global_size {global_size} does not divide by batch.micro_size {micro_size} times "
+                f"{world} processes; the next that does is {-(-global_size // (micro_size * world)) * micro_size * world}"
+            )
+        self.config, self.seed = config, seed
+        self.global_size, self.micro_size, self.rank, self.world = global_size, micro_size, rank, world
+        self.accumulation = global_size // (micro_size * world)
+        self.sources = [Source(name, source) for name, source in config.sources.items()]
+        self.mix = Mix([len(source) for source in self.sources], [s.config.weight for s in self.sources], seed)
+        self.renderer = Renderer(tokenizer, config.rendering)
+        self.images = ImageProcessor(config.image)
+        self.seen, self.bad = 0, Counter[str]()
+
+    def __getitem__(self, number: int) -> Batch:
+        """Micro-batch `number` of this process, counted from the start of the run."""
+        step, part = divmod(number, self.accumulation)
+        first = step * self.global_size + (self.rank * self.accumulation + part) * self.micro_size
+        examples = [self.example(position) for position in range(first, first + self.micro_size)]
+        patch_values = 3 * self.config.image.patch_size**2
+        return collate(examples, self.config.rendering.max_parameters, patch_values)
+
+    def example(self, position: int) -> Example:
+        """The example at a position of the run; unusable rows give way to the next of their source."""
+        number, epoch, index = self.mix[position]
+        source = self.sources[number]
+        self.seen += 1
+        for attempt in range(len(source)):
+            row = (index + attempt) % len(source)
+            rng = random.Random(mixed_hash(self.seed, position, number, epoch))
+            objective: Literal["prefix_lm", "span_corruption"]
+            if source.config.objective == "both":
+                objective = "prefix_lm" if rng.random() < 0.5 else "span_corruption"
+            else:
+                objective = source.config.objective
+            try:
+                example = build_example(source.sample(row), self.renderer, self.images, rng, objective)
+            except (TooLong, DataError, ImageError) as error:
+                self._count_bad(type(error).__name__, f"{source.where(row)}: {error}")
+                continue
+            example.origin = source.where(row)
+            return example
+        raise DataError(f"{source.config.path}: not a single usable row")
+
+    def _count_bad(self, kind: str, message: str) -> None:
+        self.bad[kind] += 1
+        if self.bad[kind] <= 3:
+            log.warning("left out: %s", message)
+        bad = self.bad.total()
+        if bad > 20 and bad > self.config.max_bad_rate * self.seen:
+            counts = ", ".join(f"{count} {kind}" for kind, count in self.bad.items())
+            raise DataError(
+                f"{bad} of {self.seen} samples could not be used ({counts}), more than data.max_bad_rate "
+                f"{self.config.max_bad_rate} allows; the last: {message}. Run `multimodal-ai data validate`"
+            )

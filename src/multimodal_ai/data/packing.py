@@ -1,0 +1,184 @@
+"""Batches: examples side by side, padded, with every index the model and the losses need.
+
+Functions and images that occur more than once in a batch stand in it once and are pointed at. Sizes that
+differ are padded to the longest; lengths travel along, so that a packed layout needs no other fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multimodal_ai.data.examples import Example
+from multimodal_ai.data.image_processor import ProcessedImage
+from multimodal_ai.data.rendering import COPYABLE_ROLES, Card
+from multimodal_ai.data.tokenizer import SPECIAL_TOKENS
+
+IGNORED = -100
+
+
+@dataclass
+class Batch:
+    """Tensors of one batch; letters as in models.multimodal_model.ModelInputs. Besides those:
+
+    labels: int[B, T], IGNORED without loss; label_weight: float[B, T]; value: int[B, T] row of the
+    parameter being filled, function * P + parameter, or -1; copy: int[B, T] source position or -1;
+    copyable: bool[B, S]; trigger: int[B] or -1; selection: float[B, F + 1], a row of zeros for unknown;
+    presence: int[B, F, P], -1 unknown; origins: one description a row.
+    """
+
+    source_ids: Tensor
+    source_space: Tensor
+    source_role: Tensor
+    source_lengths: Tensor
+    text_ids: Tensor
+    text_space: Tensor
+    text_lengths: Tensor
+    text_parameter: Tensor
+    card_index: Tensor
+    lexical: Tensor
+    required: Tensor
+    patches: Tensor
+    grids: Tensor
+    slots: Tensor
+    slot_image: Tensor
+    slot_token: Tensor
+    image_index: Tensor
+    target_ids: Tensor
+    pair_image: Tensor
+    pair_text: Tensor
+    labels: Tensor
+    label_weight: Tensor
+    value: Tensor
+    copy: Tensor
+    copyable: Tensor
+    trigger: Tensor
+    selection: Tensor
+    presence: Tensor
+    origins: list[str]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on another device."""
+        moved = {
+            part.name: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
+            for part in fields(self)
+            for value in (getattr(self, part.name),)
+        }
+        return Batch(**moved)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, for copies that overlap with computing."""
+        moved = {
+            part.name: value.pin_memory() if isinstance(value, Tensor) else value
+            for part in fields(self)
+            for value in (getattr(self, part.name),)
+        }
+        return Batch(**moved)
+
+    @property
+    def useful_tokens(self) -> int:
+        """Source, target and standalone tokens that are not padding."""
+        return int(self.source_lengths.sum() + (self.labels != IGNORED).sum() + self.text_lengths.sum())
+
+
+def pad_rows(rows: Sequence[Sequence[int]], fill: int, width: int | None = None) -> np.ndarray:
+    """Lists of different lengths -> int64[rows, longest or width], filled up with `fill`."""
+    width = max((len(row) for row in rows), default=0) if width is None else width
+    out = np.full((len(rows), width), fill, dtype=np.int64)
+    for number, row in enumerate(rows):
+        out[number, : len(row)] = row
+    return out
+
+
+def collate(examples: Sequence[Example], max_parameters: int, patch_values: int) -> Batch:
+    """Put examples side by side. `patch_values`: 3 * patch_size², the width of a batch without images."""
+    B, P = len(examples), max_parameters
+    texts: dict[str, tuple[int, Card]] = {}
+    images: dict[str, tuple[int, ProcessedImage]] = {}
+
+    def text_number(card: Card) -> int:
+        return texts.setdefault(card.key, (len(texts), card))[0]
+
+    def image_number(image: ProcessedImage) -> int:
+        return images.setdefault(image.key, (len(images), image))[0]
+
+    S = max(len(example.source.ids) for example in examples)
+    T = max(len(example.target.ids) for example in examples)
+    F = max(len(example.cards) for example in examples)
+    G = max(len(example.images) for example in examples)
+    card_index = np.full((B, F), -1, dtype=np.int64)
+    image_index = np.full((B, G), -1, dtype=np.int64)
+    lexical, required = np.zeros((B, F), dtype=np.float32), np.zeros((B, F, P), dtype=bool)
+    selection, presence = np.zeros((B, F + 1), dtype=np.float32), np.full((B, F, P), -1, dtype=np.int64)
+    slots, slot_image, slot_token = np.zeros((B, S), dtype=bool), list[int](), list[int]()
+    value, weight = np.full((B, T), -1, dtype=np.int64), np.zeros((B, T), dtype=np.float32)
+    pair_image, pair_text = list[int](), list[int]()
+    for row, example in enumerate(examples):
+        numbers = [image_number(image) for image in example.images]
+        image_index[row, : len(numbers)] = numbers
+        for position, image, token in example.source.slots:
+            slots[row, position] = True
+            slot_image.append(numbers[image])
+            slot_token.append(token)
+        for number, card in enumerate(example.cards):
+            card_index[row, number] = text_number(card)
+            required[row, number, : len(example.required[number])] = example.required[number]
+        lexical[row, : len(example.lexical)] = example.lexical
+        if example.selection is not None:
+            selection[row, : len(example.cards)] = example.selection[:-1]
+            selection[row, -1] = example.selection[-1]
+        for number, marks in enumerate(example.presence):
+            presence[row, number, : len(marks)] = marks
+        for position, where in enumerate(example.target.parameter):
+            if where is not None:
+                value[row, position] = where[0] * P + where[1]
+        weight[row, : len(example.target.weight)] = example.target.weight
+        if example.caption is not None:
+            pair_image.append(numbers[0])
+            pair_text.append(text_number(example.caption))
+    cards = [card for _, card in texts.values()]
+    role = pad_rows([example.source.role for example in examples], 0)
+    N = max((len(image.patches) for _, image in images.values()), default=0)
+    patches = torch.zeros(len(images), N, patch_values, dtype=torch.uint8)
+    for number, image in images.values():
+        patches[number, : len(image.patches)] = image.patches
+    grids = [image.grid for _, image in images.values()]
+    source_lengths = np.array([len(example.source.ids) for example in examples])
+    source_ids = pad_rows([example.source.ids for example in examples], 0)  # padding is a special token
+    copyable = np.isin(role, COPYABLE_ROLES) & (source_ids >= len(SPECIAL_TOKENS))
+    tensor = torch.from_numpy
+    return Batch(
+        source_ids=tensor(source_ids),
+        source_space=tensor(pad_rows([example.source.space for example in examples], 0).astype(bool)),
+        source_role=tensor(role),
+        source_lengths=tensor(source_lengths),
+        text_ids=tensor(pad_rows([card.ids for card in cards], 0)),
+        text_space=tensor(pad_rows([card.space for card in cards], 0).astype(bool)),
+        text_lengths=torch.tensor([len(card.ids) for card in cards], dtype=torch.long),
+        text_parameter=tensor(pad_rows([card.parameter for card in cards], -1)),
+        card_index=tensor(card_index),
+        lexical=tensor(lexical),
+        required=tensor(required),
+        patches=patches,
+        grids=torch.tensor(grids, dtype=torch.long).view(len(grids), 2),
+        slots=tensor(slots),
+        slot_image=torch.tensor(slot_image, dtype=torch.long),
+        slot_token=torch.tensor(slot_token, dtype=torch.long),
+        image_index=tensor(image_index),
+        target_ids=tensor(pad_rows([example.target.ids for example in examples], 0, T)),
+        pair_image=torch.tensor(pair_image, dtype=torch.long),
+        pair_text=torch.tensor(pair_text, dtype=torch.long),
+        labels=tensor(pad_rows([example.target.labels for example in examples], IGNORED, T)),
+        label_weight=tensor(weight),
+        value=tensor(value),
+        copy=tensor(pad_rows([example.target.copy for example in examples], -1, T)),
+        copyable=tensor(copyable),
+        trigger=torch.tensor([example.trigger for example in examples], dtype=torch.long),
+        selection=tensor(selection),
+        presence=tensor(presence),
+        origins=[example.origin for example in examples],
+    )

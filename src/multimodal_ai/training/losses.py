@@ -1,0 +1,124 @@
+"""The losses of all stages: sums per term, and what each term is divided by.
+
+`TrainingObjective` wraps the model so that one forward gives every term's sum over the batch. Sums are
+divided by the global count of the whole step, so the gradient is the same for any split into
+micro-batches, accumulation steps and processes. A term without a label in the batch is an exact zero that
+still hangs on the graph.
+
+Terms: `language` (next token; inside argument values through the pointer-generator mixture), `contrastive`
+(sigmoid loss over image-text pairs), `trigger`, `selection`, `presence`, `copy_gate`, `copy_span`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from multimodal_ai.data.packing import IGNORED, Batch
+from multimodal_ai.models.multimodal_model import ModelOutput, MultimodalModel
+
+TERMS = ("language", "contrastive", "trigger", "selection", "presence", "copy_gate", "copy_span")
+DEFAULT_WEIGHTS = {
+    "language": 1.0,
+    "contrastive": 1.0,
+    "trigger": 0.5,
+    "selection": 0.5,
+    "presence": 0.3,
+    "copy_gate": 0.3,
+    "copy_span": 0.2,
+}
+
+
+class TrainingObjective(nn.Module):
+    """The model with its losses. `weights` maps terms to loss weights; a term left out weighs 0."""
+
+    def __init__(self, model: MultimodalModel, weights: dict[str, float] | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.weights = dict(DEFAULT_WEIGHTS if weights is None else weights)
+        unknown = sorted(set(self.weights) - set(TERMS))
+        if unknown:
+            raise ValueError(f"losses: unknown term {unknown[0]!r}; allowed: {', '.join(TERMS)}")
+
+    @staticmethod
+    def counts(batch: Batch) -> dict[str, float]:
+        """What each term's sum is divided by, from the batch alone."""
+        value = (batch.value >= 0) & (batch.labels != IGNORED)
+        return {
+            "language": float(batch.label_weight.sum()),
+            "contrastive": float(len(batch.pair_image)),
+            "trigger": float((batch.trigger >= 0).sum()),
+            "selection": float((batch.selection.sum(1) > 0).sum()),
+            "presence": float((batch.presence >= 0).sum()),
+            "copy_gate": float(value.sum()),
+            "copy_span": float((value & (batch.copy >= 0)).sum()),
+        }
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """float32 scalar sums, one for each of TERMS."""
+        out: ModelOutput = self.model(batch)
+        language, gate, span = self._language(out, batch)
+        scores = out.scores
+        zero = language * 0.0
+        trigger = F.cross_entropy(scores.trigger, batch.trigger, ignore_index=-1, reduction="sum")
+        known = batch.selection.sum(1) > 0
+        # where() keeps the -inf of absent functions out of the product and of its gradient
+        log_probability = F.log_softmax(scores.selection, dim=-1)
+        chosen = torch.where(batch.selection > 0, log_probability, torch.zeros_like(log_probability))
+        selection = -(batch.selection * chosen)[known].sum() if len(known) else zero
+        labelled = batch.presence >= 0
+        presence = F.binary_cross_entropy_with_logits(
+            scores.presence[labelled], batch.presence[labelled].float(), reduction="sum"
+        )
+        contrastive = self._contrastive(out, batch)
+        terms = (language, contrastive, trigger, selection, presence, gate, span)
+        return {name: term.float() + zero for name, term in zip(TERMS, terms, strict=True)}
+
+    def _language(self, out: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Weighted next-token loss, and the supervision of gate and pointer inside argument values.
+
+        Logits are made only where there is a loss. Inside a value the probability of the next token is
+        g * generate + (1 - g) * the attention on source tokens that are this token.
+        """
+        model, head = self.model, self.model.head
+        here = batch.labels != IGNORED
+        labels, weight = batch.labels[here], batch.label_weight[here]
+        states = out.decoder_states[here]
+        nll = F.cross_entropy(model.logits(states), labels, reduction="none")
+        value = batch.value[here]
+        inside = value >= 0
+        row = torch.arange(here.shape[0], device=here.device)[:, None].expand_as(here)[here]
+        row, value, token = row[inside], value[inside], labels[inside]
+        P = head.config.max_parameters
+        if out.parameters is None or out.context.card_index is None:
+            dummy = (head.copy_gate.weight.sum() + head.copy_query.weight.sum()) * 0.0
+            dummy = dummy + (head.copy_parameter.weight.sum() + head.copy_key.weight.sum()) * 0.0
+            return (nll * weight).sum() + dummy, dummy, dummy
+        card = out.context.card_index[row, value // P].clamp(min=0)
+        keys = head.copy_key(out.context.states)
+        copyable = batch.copyable[row]
+        gate, attention = head.copy_scores(states[inside], out.parameters[card, value % P], keys[row], copyable)
+        same = (batch.source_ids[row] == token[:, None]) & copyable
+        floor = torch.finfo(torch.float32).min
+        copied = torch.logsumexp(attention.masked_fill(~same, floor), dim=-1)
+        mixture = torch.logaddexp(F.logsigmoid(-gate) - nll[inside], F.logsigmoid(gate) + copied)
+        nll = nll.index_put((inside.nonzero().squeeze(1),), -mixture)
+        where = batch.copy[here][inside]
+        may_copy = copyable.any(1)
+        gate_loss = F.binary_cross_entropy_with_logits(gate, (where >= 0).float(), reduction="none")
+        gate_loss = (gate_loss * may_copy).sum()
+        spans = where >= 0
+        span_loss = -attention[spans].gather(1, where[spans][:, None]).sum()
+        return (nll * weight).sum(), gate_loss, span_loss
+
+    def _contrastive(self, out: ModelOutput, batch: Batch) -> Tensor:
+        """Sigmoid loss over all pairs of the micro-batch (SigLIP, arXiv 2303.15343), summed over images and
+        divided by the number of texts, so that it counts pairs. Equal texts or images are positives.
+        """
+        model = self.model
+        logits = out.image_embeddings @ out.text_embeddings.T * model.contrastive_scale.exp() + model.contrastive_bias
+        together = batch.pair_text[:, None] == batch.pair_text[None]
+        together = together | (batch.pair_image[:, None] == batch.pair_image[None])
+        sign = together.float() * 2 - 1
+        return -F.logsigmoid(sign * logits).sum()
