@@ -139,9 +139,7 @@ def check_schema(schema: Mapping[str, Any], where: str = "schema") -> None:
             if isinstance(node, bool):
                 continue
             if not isinstance(node, Mapping):
-                raise SchemaError(
-                    f"{pointer or '/'}: expected an object or a boolean, got {short_json(node)}"
-                )
+                raise SchemaError(f"{pointer or '/'}: expected an object or a boolean, got {short_json(node)}")
             _check_node(pointer, node, schema)
             patterns = [node["pattern"]] if "pattern" in node else []
             keyed = node.get("patternProperties")

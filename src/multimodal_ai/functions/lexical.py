@@ -16,7 +16,12 @@ from multimodal_ai.functions.schema import FunctionSpec
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _COMMON = frozenset(
-    ["a", "an", "and", "are", "as", "at", "be", "by", "can", "could", "do", "for", "from", "has", "have", "i", "in", "is", "it", "its", "me", "my", "of", "on", "or", "please", "that", "the", "this", "to", "was", "what", "which", "will", "with", "would", "you", "your"]
+    word
+    for line in (
+        "a an and are as at be by can could do for from has have i in is it its me my of on or please that the this to",
+        "was what which will with would you your",
+    )
+    for word in line.split()
 )
 
 

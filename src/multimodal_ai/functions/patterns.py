@@ -26,9 +26,7 @@ def _byte_tokenizer() -> LLTokenizer:
 @lru_cache(maxsize=512)
 def _matcher(pattern: str) -> LLMatcher:
     schema = {"type": "string", "pattern": pattern}
-    return LLMatcher(
-        _byte_tokenizer(), LLMatcher.grammar_from_json_schema(schema), log_level=0, limits=_LIMITS
-    )
+    return LLMatcher(_byte_tokenizer(), LLMatcher.grammar_from_json_schema(schema), log_level=0, limits=_LIMITS)
 
 
 def pattern_problem(pattern: object) -> str:

@@ -310,8 +310,7 @@ def _order(value: Any, schema: Any, root: Mapping[str, Any], depth: int = 0) -> 
     fixed = schema.get("prefixItems") if isinstance(schema.get("prefixItems"), list) else []
     items = schema.get("items", {})
     return [
-        _order(item, fixed[index] if index < len(fixed) else items, root, depth + 1)
-        for index, item in enumerate(value)
+        _order(item, fixed[index] if index < len(fixed) else items, root, depth + 1) for index, item in enumerate(value)
     ]
 
 
