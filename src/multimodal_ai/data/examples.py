@@ -37,6 +37,7 @@ class Example:
     selection: list[float] | None = None  # F + 1 probabilities, the last for "none of them"
     presence: list[list[int]] = field(default_factory=list)  # F lists of P: 1, 0 or -1
     caption: Card | None = None  # what the first image shows, for contrastive alignment
+    specs: tuple[FunctionSpec, ...] = ()  # the functions behind `cards`
     origin: str = ""  # where the sample came from, for error messages
 
 
@@ -78,7 +79,7 @@ def build_example(
     specs = sample.specs
     target = renderer.target(last, specs, source)
     cards, lexical, required = function_inputs(renderer, specs, before)
-    example = Example(source, target, cards, lexical, required, processed)
+    example = Example(source, target, cards, lexical, required, processed, specs=specs)
     if specs:
         _function_labels(example, sample, last, specs)
     if sample.task == "caption" and processed:

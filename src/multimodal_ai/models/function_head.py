@@ -56,7 +56,7 @@ class FunctionCallingHead(nn.Module):
         self.layer_mix = nn.Parameter(torch.zeros(decoder_layers + 1))
         self.state_norm = RMSNorm(decoder_width)
         self.context_probe = AttentionPooling(text_width, 4, decoder_width)
-        self.state_mlp = SwiGLU(2 * decoder_width, decoder_width)
+        self.state_mlp = SwiGLU(2 * decoder_width, decoder_width, decoder_width)
         # which
         self.selection_query = nn.Linear(decoder_width, width, bias=False)
         self.selection_key = nn.Linear(width, width, bias=False)

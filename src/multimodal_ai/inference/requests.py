@@ -1,0 +1,101 @@
+"""What goes into the engine and what comes out: requests, replies, calls and the pieces of a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from multimodal_ai.functions.schema import FunctionSpec
+
+
+@dataclass
+class Request:
+    """One request, in the shape of the chat-completions API.
+
+    messages: role, content (text or parts), tool_calls; the images of all parts, in order, either inside the
+    parts or in `images`. tools: functions the model may call. tool_choice: "auto", "none", "required" or
+    {"name": …}. temperature 0 is greedy; temperature is applied first, then top_k (0: off), then top_p.
+    call_threshold: under "auto" the reply calls a function where the trigger's probability reaches it.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any] | FunctionSpec] = ()
+    images: Sequence[Any] = ()
+    tool_choice: str | Mapping[str, Any] = "auto"
+    parallel_tool_calls: bool = True
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: bool = False
+    call_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("temperature", self.temperature, 0.0, 100.0),
+            ("top_p", self.top_p, 1e-6, 1.0),
+            ("top_k", self.top_k, 0, 1 << 31),
+            ("max_tokens", self.max_tokens, 1, 1 << 20),
+            ("call_threshold", self.call_threshold, 0.0, 1.0),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value}; it must lie between {low} and {high}")
+
+
+@dataclass(frozen=True)
+class ArgumentSource:
+    """Where an argument came from: `copied` is the share of its tokens the pointer took from the source."""
+
+    origin: Literal["user", "system", "function_result", "generated"]
+    copied: float
+
+
+@dataclass(frozen=True)
+class Call:
+    """A finished call: it parses, names a listed function and fits its schema.
+
+    confidence: p(call) * p(function | call) * mean probability of the tokens the grammar left open.
+    """
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+    confidence: float
+    sources: dict[str, ArgumentSource] = field(default_factory=dict)
+
+
+@dataclass
+class Reply:
+    """What the model answered.
+
+    trigger: probabilities of answer, call, ask_missing and cannot; None without functions. selection: the
+    functions with their probabilities, best first. logprobs: natural logarithms, one a token, where asked
+    for. usage counts source and written tokens, and how many of these the grammar forced.
+    """
+
+    content: str = ""
+    calls: list[Call] = field(default_factory=list)
+    finish_reason: Literal["stop", "length", "tool_calls"] = "stop"
+    trigger: dict[str, float] | None = None
+    selection: list[tuple[str, float]] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    usage: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of a streamed reply: text, the start of a call, a piece of its arguments, its end, or the end of all.
+
+    Joined pieces equal the final reply, which comes with kind "end".
+    """
+
+    kind: Literal["text", "call_start", "arguments", "call_end", "end"]
+    text: str = ""
+    index: int = 0
+    call: Call | None = None
+    name: str | None = None
+    reply: Reply | None = None
