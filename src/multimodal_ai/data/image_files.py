@@ -254,3 +254,21 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _reason(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+
+
+def encoded_bytes(source: ImageSource) -> bytes:
+    """An image as the bytes of a file: those it has, or a PNG made of its pixels. Raises ImageError."""
+    if isinstance(source, Mapping):
+        data = source.get("bytes")
+        source = bytes(data) if isinstance(data, bytes | bytearray | memoryview) else Path(str(source.get("path")))
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, str | Path):
+        try:
+            return Path(source).read_bytes()
+        except (OSError, ValueError) as error:
+            raise ImageError(f"{source}: cannot be read ({_reason(error)}); correct the path") from error
+    pixels = decode_image(source, ImageLimits(max_bytes=2**31, max_pixels=2**28, min_side=1))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
