@@ -14,13 +14,15 @@ import lzma
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from multimodal_ai.data.messages import Sample
+import yaml
+
+from multimodal_ai.data.messages import Sample
 
 Row = dict[str, Any]
 
@@ -78,8 +80,6 @@ class Recipe:
 
         Raises ValueError for a split the recipe does not have, or for a missing file.
         """
-        from multimodal_ai.data.messages import Sample
-
         for number, row in enumerate(self.raw_rows(context, split), 1):
             yield Sample.from_row(row, f"row {number:,} of {self.name}/{split}")
 
@@ -206,7 +206,13 @@ def shuffled(items: Iterable[Any], *key: object) -> list[Any]:
     return items
 
 
-# -- packed files -----------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------
+
+
+def read_yaml(name: str) -> Any:
+    """The value of a YAML file that stands beside the recipes."""
+    text = files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def read_jsonl_xz(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,7 @@
-"""The words that generated function cards and requests are made of: fields, actions, objects, values.
+"""The words that generated function cards and requests are made of, read from `function_words.yaml`.
 
 A card says what a programmer would write; a request says what a person would say; the two lists of
-wordings are kept apart, so that nothing but meaning connects them. Actions on the same kind of object
-must never mean the same thing, or a request would have two right answers.
+wordings are kept apart, so that nothing but meaning connects them. Values are drawn here and nowhere else.
 """
 
 from __future__ import annotations
@@ -11,420 +10,40 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from multimodal_ai.data.recipes.common import read_yaml
+
+NUMBER_WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
+
 
 @dataclass(frozen=True)
 class Field:
     """A parameter: how cards name and describe it, and how a request states its value.
 
-    `clauses` are appended to a request with `{v}` replaced by the value; `held_out` are used in the
-    test split only. A boolean has its clauses in `when_true` and `when_false`.
+    `clauses` are appended to a request with `{v}` replaced by the value; `held_out` clauses occur in the
+    test split only. A boolean has its clauses in `when_true` and `when_false`, an integer its range in
+    `low` and `high`, an enum its values in `options`.
     """
 
     label: str
+    kind: str
     names: tuple[str, ...]
     descriptions: tuple[str, ...]
-    kind: str
     clauses: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
-    low: int = 0
-    high: int = 0
     when_true: tuple[str, ...] = ()
     when_false: tuple[str, ...] = ()
-
-
-def _f(
-    label: str, names: str, descriptions: str, kind: str, clauses: str = "", held_out: str = "", **more: Any
-) -> Field:
-    """A field from `|`-separated lists."""
-    split = lambda text: tuple(text.split("|")) if text else ()  # noqa: E731
-    for key in ("options", "when_true", "when_false"):
-        if key in more:
-            more[key] = split(more[key])
-    return Field(label, split(names), split(descriptions), kind, split(clauses), split(held_out), **more)
-
-
-FIELDS: dict[str, Field] = {
-    "title": _f(
-        "title",
-        "title|name|item_name",
-        "Title of the item|What it is called|Its name",
-        "title",
-        ' called {v}| named {v}| titled {v}| "{v}"',
-        " with the title {v}| by the name of {v}",
-    ),
-    "new_title": _f(
-        "new title",
-        "new_title|new_name|to",
-        "The title it gets|New name|What to call it from now on",
-        "title",
-        ' to {v}| to "{v}"| so that it is called {v}',
-        " and name it {v}",
-    ),
-    "copy_title": _f(
-        "title of the copy",
-        "copy_title|copy_name",
-        "Name of the copy|What the copy is called",
-        "title",
-        ", call the copy {v}| and name the copy {v}",
-        ", with {v} as the copy's title",
-    ),
-    "topic": _f(
-        "topic",
-        "query|topic|text",
-        "What to look for|Words to search|Subject",
-        "topic",
-        " about {v}| on {v}| that mention {v}",
-        " dealing with {v}",
-    ),
-    "recipient": _f(
-        "recipient",
-        "recipient|person|share_with",
-        "Person who gets access|Who receives it|Name of the recipient",
-        "person",
-        " with {v}",
-        " with my colleague {v}",
-    ),
-    "invitee": _f(
-        "guest",
-        "guest|invitee|person",
-        "Who is invited|Name of the person to invite",
-        "person",
-        ", the guest is {v}| and add {v}| for {v}",
-        ", namely {v}",
-    ),
-    "full_name": _f(
-        "name",
-        "full_name|name|person_name",
-        "Full name|Name of the person|First and last name",
-        "person",
-        " {v}| called {v}| named {v}",
-        " by the name of {v}",
-    ),
-    "for_person": _f(
-        "person",
-        "recipient|for_name",
-        "Who it is for|Name of the receiver",
-        "person",
-        " for {v}| as a present for {v}",
-        " as a surprise for {v}",
-    ),
-    "date": _f(
-        "date",
-        "date|day|on_date",
-        "Day, as stated|The date|Date, for instance 12 May",
-        "date",
-        " on {v}| for {v}",
-        ", and the day is {v}",
-    ),
-    "new_date": _f(
-        "new date",
-        "new_date|to_date|date",
-        "Day it moves to|The new day|New date",
-        "date",
-        " to {v}",
-        ", and {v} is the new day",
-    ),
-    "time": _f("time", "time|start_time|at", "Time of day|When it starts|Clock time", "time", " at {v}", ", {v} sharp"),
-    "duration": _f(
-        "length",
-        "duration_minutes|minutes|length",
-        "Length in minutes|How many minutes it takes",
-        "integer",
-        ", {v} minutes long| lasting {v} minutes",
-        ", it takes {v} minutes",
-        low=10,
-        high=180,
-    ),
-    "timer": _f(
-        "number of minutes",
-        "minutes|timer_minutes|duration",
-        "Minutes until it ends|How long, in minutes",
-        "integer",
-        " for {v} minutes| of {v} minutes",
-        ", let it run {v} minutes",
-        low=2,
-        high=120,
-    ),
-    "lead": _f(
-        "number of minutes",
-        "minutes_before|lead_minutes",
-        "How many minutes before the start|Minutes ahead",
-        "integer",
-        ", {v} minutes before| {v} minutes ahead",
-        ", {v} minutes early",
-        low=5,
-        high=90,
-    ),
-    "copies": _f(
-        "number of copies",
-        "copies|count|number_of_copies",
-        "Number of copies|How many prints",
-        "integer",
-        ", {v} copies| in {v} copies",
-        ", {v} times",
-        low=2,
-        high=30,
-    ),
-    "quantity": _f(
-        "quantity",
-        "quantity|amount|units",
-        "How many|Number of units",
-        "integer",
-        ", {v} pieces|, quantity {v}",
-        ", I want {v} of them",
-        low=2,
-        high=40,
-    ),
-    "limit": _f(
-        "limit",
-        "limit|max_results",
-        "Most results to return|Number of results",
-        "integer",
-        ", at most {v} results|, show {v}",
-        ", no more than {v} hits",
-        low=2,
-        high=25,
-    ),
-    "guests": _f(
-        "number of people",
-        "guests|party_size|people",
-        "Number of people|How many guests",
-        "integer",
-        " for {v} people| for {v} guests",
-        ", we are {v}",
-        low=2,
-        high=14,
-    ),
-    "stars": _f(
-        "number of stars",
-        "stars|rating|score",
-        "Stars from 1 to 5|Rating, 1 to 5",
-        "integer",
-        " with {v} stars|, {v} stars|, {v} out of 5",
-        ", it deserves {v} stars",
-        low=1,
-        high=5,
-    ),
-    "level": _f(
-        "level",
-        "level|percent|value",
-        "Level in percent|From 0 to 100",
-        "integer",
-        " to {v} percent| to {v}%",
-        ", {v} percent please",
-        low=1,
-        high=100,
-    ),
-    "max_price": _f(
-        "highest price",
-        "max_price|budget|price_limit",
-        "Highest price|Most it may cost",
-        "number",
-        " under {v} euros|, at most {v} euros",
-        ", I can spend {v} euros",
-    ),
-    "amount": _f(
-        "amount",
-        "amount|sum|value",
-        "Amount of money|How much to pay|Sum in euros",
-        "number",
-        " {v} euros|, the amount is {v}|, {v} EUR",
-        ", a sum of {v} euros",
-    ),
-    "min_rating": _f(
-        "lowest rating",
-        "min_rating|rating_from",
-        "Lowest rating|Rating it must have",
-        "number",
-        " rated {v} or better|, rating from {v}",
-        ", with at least {v} points",
-    ),
-    "format": _f(
-        "format",
-        "format|file_type|output",
-        "File format|Type of file",
-        "enum",
-        " as {v}| to {v}| in {v} format",
-        ", {v} is the format",
-        options="pdf|csv|html|docx|txt",
-    ),
-    "permission": _f(
-        "permission",
-        "permission|access|role",
-        "What the person may do|Kind of access",
-        "enum",
-        ", with permission to {v}|, they may {v}",
-        ", allow them to {v}",
-        options="view|edit|comment",
-    ),
-    "priority": _f(
-        "priority",
-        "priority|urgency|importance",
-        "How urgent it is|Priority",
-        "enum",
-        " with {v} priority|, priority {v}",
-        ", its priority is {v}",
-        options="low|normal|high|urgent",
-    ),
-    "language": _f(
-        "language",
-        "language|target_language|to_language",
-        "Language to translate into|The other language",
-        "enum",
-        " into {v}| to {v}",
-        ", I need it in {v}",
-        options="French|German|Spanish|Italian|Polish|Turkish|Arabic|Hindi",
-    ),
-    "mode": _f(
-        "means of transport",
-        "mode|travel_by|vehicle",
-        "Means of transport|How to travel",
-        "enum",
-        " by {v}|, going by {v}",
-        ", I take the {v}",
-        options="car|bus|train|bike|tram",
-    ),
-    "repeat": _f(
-        "repetition",
-        "repeat|frequency|interval",
-        "How often|Repetition",
-        "enum",
-        ", {v}|, repeat it {v}",
-        ", on a {v} basis",
-        options="daily|weekly|monthly",
-    ),
-    "weekday": _f(
-        "weekday",
-        "weekday|day|day_of_week",
-        "Day of the week|Weekday",
-        "enum",
-        " on {v}",
-        ", the day is {v}",
-        options="Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday",
-    ),
-    "room": _f(
-        "room",
-        "room|location|where",
-        "Room it stands in|Which room|Where it is",
-        "room",
-        " in the {v}",
-        " that stands in the {v}",
-    ),
-    "city": _f(
-        "city", "city|location|town", "City or town|Where to look", "city", " in {v}| near {v}", " close to {v}"
-    ),
-    "place": _f(
-        "name of the place",
-        "place_name|name|venue",
-        "Name of the place|What the place is called",
-        "place",
-        " {v}| called {v}| named {v}",
-        " known as {v}",
-    ),
-    "origin": _f(
-        "starting point",
-        "origin|start|from_place",
-        "Where the trip starts|Starting point",
-        "city",
-        " from {v}|, starting in {v}",
-        ", I set off in {v}",
-    ),
-    "code": _f(
-        "number",
-        "code|reference|order_id",
-        "Reference number|Id, as printed|Code",
-        "code",
-        " {v}| number {v}| with the code {v}",
-        " that has the reference {v}",
-    ),
-    "tag": _f(
-        "label",
-        "tag|label|keyword",
-        "Label to attach|Keyword",
-        "tag",
-        " with the label {v}| as {v}| with {v}",
-        ", the label is {v}",
-    ),
-    "folder": _f(
-        "folder",
-        "folder|directory|place",
-        "Folder it belongs to|Where to keep it",
-        "tag",
-        " in the folder {v}|, folder {v}",
-        ", keep it under {v}",
-    ),
-    "comment": _f(
-        "comment",
-        "comment|remark|note",
-        "Text of the comment|Remark",
-        "sentence",
-        ": {v}|, saying {v}|, comment {v}",
-        ", with the words {v}",
-    ),
-    "message": _f(
-        "message",
-        "message|text|body",
-        "Text to send|What to say",
-        "sentence",
-        ": {v}| that {v}|, saying {v}",
-        " with the words {v}",
-    ),
-    "reason": _f("reason", "reason|cause|why", "Why|Reason", "reason", " because of {v}|, reason: {v}", ", due to {v}"),
-    "email": _f(
-        "email address",
-        "email|mail|email_address",
-        "Email address|Where to write",
-        "email",
-        ", email {v}| with the email {v}",
-        ", mail goes to {v}",
-    ),
-    "phone": _f(
-        "phone number",
-        "phone|phone_number|mobile",
-        "Phone number|Number to call",
-        "phone",
-        ", phone {v}| with the phone number {v}",
-        ", reachable at {v}",
-    ),
-    "private": _f(
-        "privacy",
-        "private|is_private|hidden",
-        "Whether only the owner sees it|Keep it private",
-        "boolean",
-        when_true=", keep it private|, only for me",
-        when_false=", make it public|, visible to all",
-    ),
-    "permanent": _f(
-        "permanence",
-        "permanent|forever|skip_trash",
-        "Whether it can't be restored|Delete for good",
-        "boolean",
-        when_true=" for good| permanently",
-        when_false=", but keep it in the trash",
-    ),
-    "colour": _f(
-        "colour",
-        "colour|in_colour|use_colour",
-        "Print in colour|Whether to use colours",
-        "boolean",
-        when_true=" in colour|, colour please",
-        when_false=" in black and white|, without colour",
-    ),
-    "open_now": _f(
-        "open now",
-        "open_now|only_open|currently_open",
-        "Only places open at this moment|Must be open now",
-        "boolean",
-        when_true=" that is open now|, open right now",
-        when_false=", open or closed",
-    ),
-}
+    low: int = 0
+    high: int = 0
 
 
 @dataclass(frozen=True)
 class Action:
-    """What can be done with a kind of object: wording of cards, of requests, and the parameters."""
+    """What can be done with a kind of object: wording of cards, of requests, and the parameters.
+
+    `required` and `optional` are keys of fields; `outcome` says what the function returns: `done`, a
+    `list`, or a `state`.
+    """
 
     key: str
     names: tuple[str, ...]
@@ -437,990 +56,102 @@ class Action:
     side_effect: bool = False
 
 
-def _a(
-    key: str,
-    names: str,
-    descriptions: str,
-    requests: str,
-    held_out: str,
-    required: str,
-    optional: str = "",
-    outcome: str = "done",
-    side_effect: bool = False,
-) -> Action:
-    """An action from `|`-separated lists; fields are separated by spaces."""
-    return Action(
-        key,
-        tuple(names.split("|")),
-        tuple(descriptions.split("|")),
-        tuple(requests.split("|")),
-        tuple(held_out.split("|")),
-        tuple(required.split()),
-        tuple(optional.split()),
-        outcome,
-        side_effect,
-    )
+def _frozen(entry: dict[str, Any]) -> dict[str, Any]:
+    """Lists as tuples, so that what is read can be hashed and never changes."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
 
 
+_WORDS: dict[str, Any] = read_yaml("function_words.yaml")
+
+FIELDS: dict[str, Field] = {key: Field(**_frozen(entry)) for key, entry in _WORDS["fields"].items()}
+
+#: Actions by kind of object.
 ACTIONS: dict[str, tuple[Action, ...]] = {
-    "document": (
-        _a(
-            "create",
-            "create|add|new",
-            "Create {a}|Add {a} to the user's {plural}|Make a new {obj} with the given details",
-            "create {a}|make {a}|start {a}|write {a}",
-            "set up {a}|begin {a}",
-            "title",
-            "folder private",
-        ),
-        _a(
-            "delete",
-            "delete|remove|erase",
-            "Delete {a}|Remove one of the {plural}|Erase {a}",
-            "delete {the}|remove {the}|get rid of {the}|throw away {the}",
-            "erase {the}|wipe {the}",
-            "title",
-            "permanent",
-            side_effect=True,
-        ),
-        _a(
-            "find",
-            "find|search|search_all",
-            "Search the {plural}|Find {plural} by subject|Look for {plural}",
-            "find {plural}|look for {plural}|search for {plural}|show me {plural}",
-            "dig up {plural}|hunt for {plural}",
-            "topic",
-            "limit",
-            "list",
-        ),
-        _a(
-            "rename",
-            "rename|retitle",
-            "Change the title of {a}|Rename {a}|Give {a} another name",
-            "rename {the}|change the name of {the}|change the title of {the}",
-            "retitle {the}",
-            "title new_title",
-        ),
-        _a(
-            "share",
-            "share|give_access|share_access",
-            "Share {a} with a person|Give someone access to {a}",
-            "share {the}|give access to {the}",
-            "open up {the}",
-            "title recipient",
-            "permission",
-            side_effect=True,
-        ),
-        _a(
-            "export",
-            "export|download|save_as",
-            "Export {a} to a file|Save {a} in a file format|Download {a}",
-            "export {the}|download {the}|save {the}",
-            "write out {the}",
-            "title format",
-        ),
-        _a(
-            "archive",
-            "archive|store_away",
-            "Move {a} to the archive|Put {a} into the archive",
-            "archive {the}|put {the} in the archive|file away {the}",
-            "move {the} to the archive",
-            "title",
-        ),
-        _a(
-            "duplicate",
-            "duplicate|copy|clone",
-            "Make a copy of {a}|Duplicate {a}",
-            "copy {the}|duplicate {the}|make a copy of {the}",
-            "clone {the}",
-            "title",
-            "copy_title",
-        ),
-        _a(
-            "label",
-            "label|tag|add_label",
-            "Attach a label to {a}|Mark {a} with a keyword",
-            "label {the}|tag {the}|mark {the}",
-            "put a sticker on {the}",
-            "title tag",
-        ),
-        _a(
-            "print",
-            "print|print_out",
-            "Print {a} on paper|Send {a} to the printer",
-            "print {the}|print out {the}|put {the} on paper",
-            "send {the} to the printer",
-            "title",
-            "copies colour",
-            side_effect=True,
-        ),
-        _a(
-            "comment",
-            "comment_on|add_comment|annotate",
-            "Write a comment under {a}|Add a remark to {a}",
-            "comment on {the}|leave a comment on {the}|add a remark to {the}",
-            "write below {the}",
-            "title comment",
-        ),
-        _a(
-            "translate",
-            "translate|convert_language",
-            "Translate {a}|Turn {a} into another language",
-            "translate {the}|have {the} translated",
-            "render {the}",
-            "title language",
-        ),
-    ),
-    "event": (
-        _a(
-            "create",
-            "create|add|plan",
-            "Plan {a}|Put {a} into the calendar|Create {a}",
-            "plan {a}|set up {a}|arrange {a}|put {a} in my calendar",
-            "organise {a}|pencil in {a}",
-            "title date",
-            "time duration",
-        ),
-        _a(
-            "cancel",
-            "cancel|call_off|drop",
-            "Cancel {a}|Call off {a}|Take {a} off the calendar",
-            "cancel {the}|call off {the}|drop {the}",
-            "scrap {the}",
-            "title",
-            "reason",
-            side_effect=True,
-        ),
-        _a(
-            "find",
-            "list|find|get",
-            "List the {plural} of a day|Find {plural} by date",
-            "show me my {plural}|list the {plural}|which {plural} do I have",
-            "go through my {plural}",
-            "date",
-            "limit",
-            "list",
-        ),
-        _a(
-            "move",
-            "move|reschedule|postpone",
-            "Move {a} to another day|Reschedule {a}",
-            "move {the}|reschedule {the}|put off {the}",
-            "shift {the}",
-            "title new_date",
-            "time",
-        ),
-        _a(
-            "invite",
-            "invite_to|add_guest_to|invite_person_to",
-            "Invite a person to {a}|Add a guest to {a}",
-            "send an invitation to {the}|invite someone to {the}",
-            "extend the guest list of {the}",
-            "title invitee",
-            side_effect=True,
-        ),
-        _a(
-            "rate",
-            "rate|review|score",
-            "Rate {a} that is over|Give stars to {a}",
-            "rate {the}|review {the}|give a rating to {the}",
-            "score {the}",
-            "title stars",
-            "comment",
-        ),
-        _a(
-            "remind",
-            "set_alert_for|remind_of|add_alert_to",
-            "Alert the user before {a}|Set a reminder ahead of {a}",
-            "remind me of {the}|set an alert for {the}|warn me before {the}",
-            "ping me about {the}",
-            "title lead",
-        ),
-    ),
-    "order": (
-        _a(
-            "cancel",
-            "cancel|stop|withdraw",
-            "Cancel {a}|Withdraw {a}",
-            "cancel {the}|call off {the}|stop {the}",
-            "withdraw {the}",
-            "code",
-            "reason",
-            side_effect=True,
-        ),
-        _a(
-            "track",
-            "track|get_status_of|status_of",
-            "Tell the state of {a}|Report how far {a} is",
-            "track {the}|check the status of {the}|where is {the}|tell me how far {the} is",
-            "follow up on {the}",
-            "code",
-            "",
-            "state",
-        ),
-        _a(
-            "rate",
-            "rate|review|give_feedback_on",
-            "Rate {a}|Leave stars for {a}",
-            "rate {the}|review {the}|leave feedback on {the}",
-            "score {the}",
-            "code stars",
-            "comment",
-        ),
-        _a(
-            "move",
-            "reschedule|change_date_of|move",
-            "Change the day of {a}|Move {a} to another date",
-            "move {the}|reschedule {the}|change the date of {the}",
-            "push {the}",
-            "code new_date",
-            "time",
-        ),
-        _a(
-            "repeat",
-            "repeat|reorder|buy_again",
-            "Order the same again as in {a}|Repeat {a}",
-            "repeat {the}|buy {the} again|order the same as in {the}",
-            "redo {the}",
-            "code",
-            "quantity",
-            side_effect=True,
-        ),
-        _a(
-            "gift",
-            "send_as_gift|give_away|gift",
-            "Give {a} to another person|Turn {a} into a present",
-            "give away {the}|turn {the} into a gift|send {the} as a present",
-            "wrap {the} as a gift",
-            "code for_person",
-            "message",
-            side_effect=True,
-        ),
-        _a(
-            "note",
-            "add_note_to|leave_note_on|instruct",
-            "Leave instructions on {a}|Add a note for the staff to {a}",
-            "add a note to {the}|leave instructions on {the}",
-            "write a hint on {the}",
-            "code comment",
-        ),
-    ),
-    "device": (
-        _a(
-            "on",
-            "turn_on|switch_on|activate",
-            "Switch {a} on|Turn on {a}|Power up {a}",
-            "turn on {the}|switch on {the}|power up {the}",
-            "activate {the}|fire up {the}",
-            "room",
-            "",
-            side_effect=True,
-        ),
-        _a(
-            "off",
-            "turn_off|switch_off|deactivate",
-            "Switch {a} off|Turn off {a}|Power down {a}",
-            "turn off {the}|switch off {the}|shut down {the}",
-            "deactivate {the}|kill {the}",
-            "room",
-            "",
-            side_effect=True,
-        ),
-        _a(
-            "level",
-            "set_level_of|adjust|set",
-            "Set the level of {a}|Adjust {a} to a value in percent",
-            "set {the}|adjust {the}|change the level of {the}",
-            "regulate {the}",
-            "room level",
-            "",
-            side_effect=True,
-        ),
-        _a(
-            "timer",
-            "set_timer_of|start_timer_for|run_timer_on",
-            "Let {a} run for some minutes|Start a timer on {a}",
-            "start a timer on {the}|set the timer of {the}",
-            "use the timer of {the}",
-            "room timer",
-            "",
-            side_effect=True,
-        ),
-        _a(
-            "check",
-            "check|get_state_of|inspect",
-            "Tell whether {a} is on|Report the state of {a}",
-            "check {the}|tell me the state of {the}|look whether something is wrong with {the}",
-            "have a look at {the}",
-            "room",
-            "",
-            "state",
-        ),
-        _a(
-            "schedule",
-            "schedule|plan_start_of|program",
-            "Start {a} at a set time|Plan when {a} starts",
-            "schedule {the}|program {the}|plan the start of {the}",
-            "preset {the}",
-            "room time",
-            "repeat",
-        ),
-    ),
-    "place": (
-        _a(
-            "find",
-            "find|search_nearby|locate",
-            "Find {a} in a town|Search for {plural}|Locate {a} nearby",
-            "find {a}|look for {a}|search for {a}|I need {a}",
-            "recommend {a}|spot {a}",
-            "city",
-            "open_now max_price min_rating",
-            "list",
-        ),
-        _a(
-            "route",
-            "get_route_to|directions_to|navigate_to",
-            "Give directions to {a}|Plan a route to {a}",
-            "get directions to {the}|show me the way to {the}|plan a route to {the}|how do I get to {the}",
-            "guide me to {the}",
-            "place",
-            "origin mode",
-            "state",
-        ),
-        _a(
-            "hours",
-            "get_hours_of|opening_hours_of|hours_of",
-            "Tell when {a} is open|Opening hours of {a}",
-            "tell me the opening hours of {the}|look up the opening hours of {the}|what are the hours of {the}",
-            "get me the business hours of {the}",
-            "place",
-            "weekday",
-            "state",
-        ),
-        _a(
-            "save",
-            "save|bookmark|add_favourite",
-            "Bookmark {a}|Save {a} to the favourites",
-            "bookmark {the}|add to my favourites {the}|save {the} for later",
-            "keep on my list {the}",
-            "place",
-            "comment",
-        ),
-        _a(
-            "rate",
-            "rate|review|post_review_of",
-            "Post a review of {a}|Rate {a} with stars",
-            "rate {the}|review {the}|give a rating to {the}",
-            "judge {the}",
-            "place stars",
-            "comment",
-        ),
-        _a(
-            "book",
-            "book|reserve|make_reservation_at",
-            "Reserve a visit to {a}|Book {a} for a group",
-            "book {the}|reserve {the}|make a reservation at {the}",
-            "get us a spot at {the}",
-            "place date guests",
-            "time",
-            side_effect=True,
-        ),
-    ),
-    "person": (
-        _a(
-            "create",
-            "create|add|register",
-            "Add {a} to the records|Register {a}|Create an entry for {a}",
-            "add {a}|register {a}|enter {a}",
-            "sign up {a}",
-            "full_name",
-            "email phone",
-        ),
-        _a(
-            "delete",
-            "delete|remove|unregister",
-            "Remove {a} from the records|Delete the entry of {a}",
-            "remove {the}|delete {the}|take off the list {the}",
-            "strike off {the}",
-            "full_name",
-            "",
-            side_effect=True,
-        ),
-        _a(
-            "call",
-            "call|phone|dial",
-            "Call {a} on the phone|Start a phone call with {a}",
-            "call {the}|phone {the}|ring up {the}",
-            "get on the phone with {the}",
-            "full_name",
-            "",
-            side_effect=True,
-        ),
-        _a(
-            "message",
-            "message|send_message_to|text",
-            "Send a text message to {a}|Write to {a}",
-            "text {the}|send a message to {the}|write to {the}",
-            "drop a line to {the}",
-            "full_name message",
-            "priority",
-            side_effect=True,
-        ),
-        _a(
-            "find",
-            "find|search|list",
-            "Find {plural} who live in a town|List {plural} by city",
-            "find {plural}|list all {plural}|show me {plural}",
-            "pull up {plural}",
-            "city",
-            "limit",
-            "list",
-        ),
-        _a(
-            "pay",
-            "pay|transfer_to|send_money_to",
-            "Transfer money to {a}|Pay {a}",
-            "pay {the}|send money to {the}|transfer money to {the}",
-            "wire money to {the}",
-            "full_name amount",
-            "reason",
-            side_effect=True,
-        ),
-    ),
+    kind: tuple(Action(key=key, **_frozen(entry)) for key, entry in actions.items())
+    for kind, actions in _WORDS["actions"].items()
 }
 
 #: Objects by kind: the word on the card, and the word a person may use instead.
 OBJECTS: dict[str, tuple[tuple[str, str], ...]] = {
-    "document": tuple(
-        tuple(pair.split("/"))
-        for pair in (  # type: ignore[misc]
-            "note/memo",
-            "invoice/bill",
-            "report/write-up",
-            "contract/agreement",
-            "recipe/cooking recipe",
-            "playlist/mixtape",
-            "presentation/slide deck",
-            "spreadsheet/table",
-            "survey/questionnaire",
-            "poem/verse",
-            "budget/spending plan",
-            "checklist/to-do list",
-            "photo album/picture album",
-            "floor plan/blueprint",
-            "diary entry/journal entry",
-            "lesson plan/teaching plan",
-            "screenplay/film script",
-            "brochure/leaflet",
-            "menu/food card",
-            "estimate/quotation",
-            "newsletter/mailing",
-            "logo/emblem",
-            "itinerary/travel plan",
-            "workout plan/training plan",
-            "wish list/list of wishes",
-            "dashboard/overview page",
-            "podcast/audio show",
-            "crossword/word puzzle",
-        )
-    ),
-    "event": tuple(
-        tuple(pair.split("/"))
-        for pair in (  # type: ignore[misc]
-            "meeting/team meeting",
-            "appointment/date",
-            "birthday party/birthday bash",
-            "webinar/online talk",
-            "lesson/class",
-            "work shift/shift",
-            "guided tour/tour",
-            "job interview/interview",
-            "concert/gig",
-            "rehearsal/practice session",
-            "workshop/hands-on course",
-            "football match/football game",
-            "dinner/supper",
-            "video call/video chat",
-            "inspection/site check",
-            "exam/written test",
-            "picnic/outdoor meal",
-            "auction/public sale",
-        )
-    ),
-    "order": tuple(
-        tuple(pair.split("/"))
-        for pair in (  # type: ignore[misc]
-            "purchase/order",
-            "parcel/package",
-            "membership/subscription",
-            "hotel booking/hotel reservation",
-            "table booking/table reservation",
-            "rental car/hire car",
-            "flight ticket/plane ticket",
-            "train ticket/rail ticket",
-            "taxi ride/cab ride",
-            "repair job/repair",
-            "cleaning visit/cleaning",
-            "shipment/freight delivery",
-            "grocery delivery/grocery box",
-            "ferry ticket/boat ticket",
-            "bike rental/bicycle hire",
-            "flower bouquet/bunch of flowers",
-        )
-    ),
-    "device": tuple(
-        tuple(pair.split("/"))
-        for pair in (  # type: ignore[misc]
-            "lamp/light",
-            "thermostat/temperature control",
-            "robot vacuum/vacuum robot",
-            "sprinkler/watering system",
-            "heater/radiator",
-            "fan/ventilator",
-            "loudspeaker/speaker",
-            "television/TV",
-            "coffee machine/coffee maker",
-            "blind/window shutter",
-            "air conditioner/cooling unit",
-            "oven/baking oven",
-            "humidifier/air moistener",
-            "washing machine/washer",
-            "security camera/webcam",
-            "projector/beamer",
-            "aquarium pump/fish tank pump",
-        )
-    ),
-    "place": tuple(
-        tuple(pair.split("/"))
-        for pair in (  # type: ignore[misc]
-            "restaurant/place to eat",
-            "hotel/place to stay",
-            "museum/exhibition house",
-            "pharmacy/chemist",
-            "petrol station/gas station",
-            "supermarket/grocery shop",
-            "cinema/movie theater",
-            "playground/kids park",
-            "library/reading room",
-            "gym/fitness studio",
-            "bank/bank branch",
-            "hospital/clinic",
-            "bakery/bread shop",
-            "car park/parking garage",
-            "hair salon/barber",
-            "swimming pool/public bath",
-            "campsite/camping ground",
-        )
-    ),
-    "person": tuple(
-        tuple(pair.split("/"))
-        for pair in (  # type: ignore[misc]
-            "contact/friend",
-            "customer/client",
-            "patient/sick person",
-            "employee/staff member",
-            "student/pupil",
-            "supplier/vendor",
-            "tenant/renter",
-            "volunteer/helper",
-            "visitor/caller",
-            "driver/chauffeur",
-            "player/athlete",
-        )
-    ),
+    kind: tuple((noun, spoken) for noun, spoken in pairs) for kind, pairs in _WORDS["objects"].items()
 }
 
-_ADJECTIVES = [
-    "Garden",
-    "Winter",
-    "Team",
-    "Kitchen",
-    "Budget",
-    "Summer",
-    "Family",
-    "School",
-    "Travel",
-    "Office",
-    "Monday",
-    "Quick",
-    "Morning",
-    "Holiday",
-    "City",
-    "River",
-    "Spring",
-    "Sunday",
-    "Green",
-    "Blue",
-    "Final",
-    "Early",
-    "Weekly",
-    "Coffee",
-    "Music",
-    "Street",
-    "Ocean",
-    "Mountain",
-    "Silver",
-    "Golden",
-    "Northern",
-    "Secret",
-    "Paper",
-    "Project",
-    "Market",
-    "Health",
-]
-_NOUNS = [
-    "plan",
-    "trip",
-    "ideas",
-    "lunch",
-    "draft",
-    "tasks",
-    "review",
-    "photos",
-    "story",
-    "notes",
-    "rules",
-    "list",
-    "walk",
-    "goals",
-    "results",
-    "party",
-    "numbers",
-    "costs",
-    "update",
-    "guide",
-    "visit",
-    "recipe",
-    "songs",
-    "colours",
-    "dreams",
-    "letters",
-    "talk",
-    "summary",
-    "archive",
-    "basics",
-]
-_FIRST = [
-    "Anna",
-    "Ben",
-    "Clara",
-    "David",
-    "Elena",
-    "Farid",
-    "Grace",
-    "Hugo",
-    "Ines",
-    "Jonas",
-    "Kofi",
-    "Lena",
-    "Mateo",
-    "Nadia",
-    "Omar",
-    "Priya",
-    "Quentin",
-    "Rosa",
-    "Samir",
-    "Tanja",
-    "Uma",
-    "Victor",
-    "Wanda",
-    "Yusuf",
-    "Zoe",
-    "Amara",
-    "Boris",
-    "Chen",
-    "Dina",
-    "Emil",
-    "Fatou",
-    "Goran",
-    "Hana",
-    "Ivan",
-    "Julia",
-    "Kenji",
-    "Leila",
-    "Marco",
-    "Noor",
-    "Olga",
-]
-LAST = [
-    "Lee",
-    "Novak",
-    "Okafor",
-    "Smith",
-    "Garcia",
-    "Meyer",
-    "Rossi",
-    "Silva",
-    "Haddad",
-    "Kim",
-    "Larsen",
-    "Dubois",
-    "Kaya",
-    "Singh",
-    "Brown",
-    "Moreau",
-    "Tanaka",
-    "Jansen",
-    "Costa",
-    "Weber",
-    "Ali",
-    "Murphy",
-    "Popescu",
-    "Wright",
-    "Nowak",
-    "Fischer",
-    "Diaz",
-    "Evans",
-    "Olsen",
-    "Petrov",
-    "Baker",
-    "Mensah",
-    "Santos",
-    "Khan",
-    "Walker",
-]
-CITIES = [
-    "Lagos",
-    "Lyon",
-    "Porto",
-    "Oslo",
-    "Graz",
-    "Leeds",
-    "Turin",
-    "Izmir",
-    "Quito",
-    "Hanoi",
-    "Perth",
-    "Accra",
-    "Ghent",
-    "Split",
-    "Malmo",
-    "Osaka",
-    "Denver",
-    "Bergen",
-    "Tunis",
-    "Lima",
-    "Nairobi",
-    "Krakow",
-    "Seville",
-    "Utrecht",
-    "Boston",
-    "Kyoto",
-    "Dakar",
-    "Basel",
-    "Cork",
-    "Riga",
-    "Amman",
-    "Pune",
-    "Bilbao",
-    "Tampere",
-    "Austin",
-    "Geneva",
-]
-_ROOMS = (
-    *[
-        "kitchen",
-        "bedroom",
-        "garage",
-        "attic",
-        "cellar",
-        "hallway",
-        "bathroom",
-        "office",
-        "nursery",
-        "laundry",
-        "studio",
-        "workshop",
-    ],
-    "living room",
-    "dining room",
-    "guest room",
-)
-_PLACE_A = [
-    "Blue",
-    "Old",
-    "Luna",
-    "Golden",
-    "Green",
-    "Royal",
-    "Little",
-    "Grand",
-    "Silver",
-    "White",
-    "Star",
-    "North",
-    "River",
-    "Corner",
-    "Red",
-    "Sunny",
-]
-_PLACE_B = [
-    "Harbour",
-    "Mill",
-    "Garden",
-    "Lion",
-    "Palace",
-    "Bridge",
-    "Tower",
-    "Oak",
-    "Bay",
-    "Crown",
-    "Lantern",
-    "Fox",
-    "Square",
-    "Gate",
-    "Rose",
-    "Anchor",
-]
-_TOPICS = [
-    "solar panels",
-    "wild bees",
-    "old castles",
-    "tax rules",
-    "fresh pasta",
-    "road safety",
-    "jazz piano",
-    "house plants",
-    "sea turtles",
-    "model trains",
-    "cheap flights",
-    "bread baking",
-    "heart rate",
-    "rain forests",
-    "new windows",
-    "chess openings",
-    "water bills",
-    "night trains",
-    "paper boats",
-    "stone walls",
-    "bird song",
-    "city maps",
-    "hand tools",
-    "ice cream",
-]
-_TAGS = [
-    "urgent",
-    "private",
-    "draft",
-    "done",
-    "later",
-    "school",
-    "work",
-    "holiday",
-    "kids",
-    "finance",
-    "shared",
-    "important",
-    "old",
-    "ideas",
-    "taxes",
-    "sport",
-]
-_SENTENCES = [
-    "I will be late",
-    "the door is open",
-    "please bring the keys",
-    "well done everyone",
-    "see you at noon",
-    "the numbers look wrong",
-    "thanks for the help",
-    "we need more chairs",
-    "the train was on time",
-    "call me back tonight",
-    "dinner is ready",
-    "the paint is still wet",
-    "all tickets are sold",
-    "it was worth the trip",
-    "leave it at the back door",
-]
-_REASONS = [
-    "bad weather",
-    "illness",
-    "a double booking",
-    "high costs",
-    "a power cut",
-    "the strike",
-    "lack of time",
-    "a family visit",
-    "rain",
-]
-_MONTHS = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-]
-_WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
-NUMBER_WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine", 10: "ten"}
+#: Lists that values are drawn from, by name.
+VALUES: dict[str, tuple[str, ...]] = _frozen(_WORDS["values"])
 
 
-def _date(rng: Random) -> str:
+def draw_value(field: Field, rng: Random) -> Any:
+    """A value of the field's JSON type: an integer, a number, a boolean, else a string."""
+    if field.kind in VALUES:
+        return rng.choice(VALUES[field.kind])
+    return _DRAW[field.kind](field, rng)
+
+
+def _title(field: Field, rng: Random) -> str:
+    number = f" {rng.randint(1, 30)}" if rng.random() < 0.15 else ""
+    return f"{rng.choice(VALUES['adjectives'])} {rng.choice(VALUES['nouns'])}{number}"
+
+
+def _person(field: Field, rng: Random) -> str:
+    first = rng.choice(VALUES["first_names"])
+    return first if rng.random() < 0.2 else f"{first} {rng.choice(VALUES['last_names'])}"
+
+
+def _place(field: Field, rng: Random) -> str:
+    return f"{rng.choice(VALUES['place_first'])} {rng.choice(VALUES['place_second'])}"
+
+
+def _number(field: Field, rng: Random) -> float:
+    """A number with at most one decimal; a whole one without a point, as it would be said."""
+    value = round(rng.uniform(1.5, 4.9) if "rating" in field.label else rng.uniform(3, 180), 1)
+    return int(value) if value == int(value) else value
+
+
+def _date(field: Field, rng: Random) -> str:
     day, month, style = rng.randint(1, 28), rng.randrange(12), rng.randrange(5)
     if style == 0:
         return f"{rng.randint(2024, 2027)}-{month + 1:02d}-{day:02d}"
     if style == 1:
-        return f"{_MONTHS[month]} {day}"
+        return f"{VALUES['month'][month]} {day}"
     if style == 2:
-        return f"next {rng.choice(_WEEKDAYS)}"
-    return f"{day} {_MONTHS[month]}"
+        return f"next {rng.choice(VALUES['weekday'])}"
+    return f"{day} {VALUES['month'][month]}"
 
 
-def _time(rng: Random) -> str:
-    hour = rng.randint(1, 12)
-    return (
-        f"{hour} {rng.choice(('am', 'pm'))}",
-        f"{hour + rng.choice((0, 11)):02d}:{rng.choice(('00', '15', '30', '45'))}",
-        f"{hour}:{rng.choice(('10', '20', '40', '50'))} {rng.choice(('am', 'pm'))}",
-    )[rng.randrange(3)]
+def _time(field: Field, rng: Random) -> str:
+    hour, style = rng.randint(1, 12), rng.randrange(3)
+    if style == 0:
+        return f"{hour} {rng.choice(('am', 'pm'))}"
+    if style == 1:
+        return f"{hour + rng.choice((0, 11)):02d}:{rng.choice(('00', '15', '30', '45'))}"
+    return f"{hour}:{rng.choice(('10', '20', '40', '50'))} {rng.choice(('am', 'pm'))}"
 
 
-def _code(rng: Random) -> str:
+def _code(field: Field, rng: Random) -> str:
     letters = "".join(rng.choice("ABCDEFHKLMNPRSTX") for _ in range(rng.randint(1, 2)))
     return f"{letters}{rng.choice(('-', ''))}{rng.randint(100, 9999)}"
 
 
-def draw_value(field: Field, rng: Random) -> Any:
-    """A value of the field's JSON type, drawn from the word lists."""
-    kind = field.kind
-    if kind == "title":
-        return f"{rng.choice(_ADJECTIVES)} {rng.choice(_NOUNS)}" + (
-            f" {rng.randint(1, 30)}" if rng.random() < 0.15 else ""
-        )
-    if kind == "person":
-        first = rng.choice(_FIRST)
-        return first if rng.random() < 0.2 else f"{first} {rng.choice(LAST)}"
-    if kind == "integer":
-        return rng.randint(field.low, field.high)
-    if kind == "number":
-        return round(rng.uniform(1.5, 4.9), 1) if "rating" in field.label else round(rng.uniform(3, 180), 1) or 3.5
-    if kind == "boolean":
-        return rng.random() < 0.6
-    if kind == "enum":
-        return rng.choice(field.options)
-    if kind == "email":
-        return f"{rng.choice(_FIRST).lower()}.{rng.choice(LAST).lower()}@{rng.choice(('mail', 'post', 'home'))}.{rng.choice(('org', 'net'))}"
-    if kind == "phone":
-        return f"0{rng.randint(20, 99)} {rng.randint(1000, 9999)} {rng.randint(100, 999)}"
-    if kind == "place":
-        return f"{rng.choice(_PLACE_A)} {rng.choice(_PLACE_B)}"
-    if kind in _LISTS:
-        return rng.choice(_LISTS[kind])
-    return {"date": _date, "time": _time, "code": _code}[kind](rng)
+def _email(field: Field, rng: Random) -> str:
+    first, last = rng.choice(VALUES["first_names"]).lower(), rng.choice(VALUES["last_names"]).lower()
+    return f"{first}.{last}@{rng.choice(('mail', 'post', 'home'))}.{rng.choice(('org', 'net'))}"
 
 
-_LISTS: dict[str, tuple[str, ...]] = {
-    "topic": tuple(_TOPICS),
-    "room": _ROOMS,
-    "city": tuple(CITIES),
-    "tag": tuple(_TAGS),
-    "sentence": tuple(_SENTENCES),
-    "reason": tuple(_REASONS),
+def _phone(field: Field, rng: Random) -> str:
+    return f"0{rng.randint(20, 99)} {rng.randint(1000, 9999)} {rng.randint(100, 999)}"
+
+
+_DRAW = {
+    "title": _title,
+    "person": _person,
+    "place": _place,
+    "number": _number,
+    "date": _date,
+    "time": _time,
+    "code": _code,
+    "email": _email,
+    "phone": _phone,
+    "integer": lambda field, rng: rng.randint(field.low, field.high),
+    "boolean": lambda field, rng: rng.random() < 0.6,
+    "enum": lambda field, rng: rng.choice(field.options),
 }
