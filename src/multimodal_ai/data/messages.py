@@ -8,20 +8,18 @@ repaired by guessing, and no value changes its type: `"020"` stays a string.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import difflib
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from multimodal_ai.data.conversation import check_conversation
 from multimodal_ai.data.image_files import ImageError, ImageSource, encoded_bytes
-from multimodal_ai.data.rows import DataError, is_inline_image, load_rows
+from multimodal_ai.data.image_references import image_reference, images_of_row
+from multimodal_ai.data.rows import DataError, load_rows
 from multimodal_ai.functions.canonical import canonical_json, parse_json, short_json
 from multimodal_ai.functions.schema import FunctionSpec, SchemaError, canonical_arguments, validate_arguments
 
@@ -265,7 +263,7 @@ def _read(row: Mapping[str, Any], complete: bool) -> Sample:
     specs = _specs(row)
     parsed = [_message(message, index) for index, message in enumerate(messages)]
     parsed = check_conversation(parsed, task, trigger if specs else None, complete)
-    parsed, images = _collect_images(parsed, _images(row))
+    parsed, images = _collect_images(parsed, images_of_row(row))
     if complete and task == "caption" and not images:
         raise DataError("task caption needs an image; add one, or use task text")
     by_name = {spec.name: spec for spec in specs}
@@ -349,40 +347,6 @@ def _spec(text: str) -> FunctionSpec:
     return FunctionSpec.from_tool(parse_json(text))
 
 
-def _images(row: Mapping[str, Any]) -> list[Any]:
-    images = row.get("images")
-    if images is None:
-        single = row.get("image")
-        images = [] if single is None else [single]
-    if not isinstance(images, list | tuple):
-        raise DataError(f"images: expected a list, got {short_json(str(images))}")
-    return [_image(image, f"images[{index}]") for index, image in enumerate(images)]
-
-
-def _image(image: Any, place: str) -> Any:
-    """An image in the form that ImageProcessor reads: Base64 becomes bytes, `file:` URLs become paths."""
-    if isinstance(image, Mapping):
-        data, path = image.get("bytes"), image.get("path")
-        image = data if data is not None else path
-    if isinstance(image, str) and is_inline_image(image):
-        head, comma, body = image.partition(",")
-        if image.startswith("data:") and (not comma or not head.endswith(";base64")):
-            raise DataError(f"{place}: {head[:60]}: expected data:image/…;base64,…")
-        try:
-            return base64.b64decode("".join((body if comma else image).split()), validate=True)
-        except binascii.Error as error:
-            raise DataError(f"{place}: not Base64 ({error}); encode the image again") from None
-    if isinstance(image, str) and image.startswith("file:"):
-        return image.removeprefix("file://").removeprefix("file:")
-    if isinstance(image, Path):
-        return str(image)
-    if isinstance(image, bytearray | memoryview):
-        return bytes(image)
-    if image is None or image == "" or isinstance(image, bool | int | float | list):
-        raise DataError(f"{place}: expected a path, bytes or an object with `path` or `bytes`, got {image!r}")
-    return image
-
-
 def _collect_images(messages: list[Message], given: list[Any]) -> tuple[list[Message], tuple[Any, ...]]:
     """Images in the order of their parts: a part's own image, or the next of the row's `images`."""
     images: list[Any] = []
@@ -395,7 +359,7 @@ def _collect_images(messages: list[Message], given: list[Any]) -> tuple[list[Mes
             if not isinstance(part, ImagePart):
                 continue
             if part.image is not None:
-                images.append(_image(part.image, f"messages[{index}].content[{position}].image"))
+                images.append(image_reference(part.image, f"messages[{index}].content[{position}].image"))
                 changed = True
             else:
                 waiting += 1
