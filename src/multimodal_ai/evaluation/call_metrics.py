@@ -61,9 +61,7 @@ def align_calls(
     for name in dict.fromkeys(call.name for call in [*given, *expected]):
         left = [call for call in given if call.name == name]
         right = [call for call in expected if call.name == name]
-        agree = np.array([[len(_equal_keys(a, b)) for b in right] for a in left]).reshape(
-            len(left), len(right)
-        )
+        agree = np.array([[len(_equal_keys(a, b)) for b in right] for a in left]).reshape(len(left), len(right))
         rows, columns = linear_sum_assignment(agree, maximize=True)
         pairs += [(left[row], right[column]) for row, column in zip(rows, columns, strict=True)]
         pairs += [(left[row], None) for row in range(len(left)) if row not in rows]
@@ -152,9 +150,7 @@ def hallucinated_arguments(
         wanted = gold.arguments if gold else {}
         for key, value in mine.arguments.items():
             total += 1
-            if key in wanted and (
-                values_equal(value, wanted[key]) or not _stands_in(wanted[key], texts, numbers)
-            ):
+            if key in wanted and (values_equal(value, wanted[key]) or not _stands_in(wanted[key], texts, numbers)):
                 continue
             made_up += not (_named_by(properties.get(key), value) or _stands_in(value, texts, numbers))
     return made_up, total

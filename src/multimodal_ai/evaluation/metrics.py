@@ -175,9 +175,7 @@ def macro_f1(labels: Sequence[str], predictions: Sequence[str]) -> float:
         return NAN
     classes = sorted(set(labels))
     return float(
-        sklearn_metrics.f1_score(
-            list(labels), list(predictions), labels=classes, average="macro", zero_division=0
-        )
+        sklearn_metrics.f1_score(list(labels), list(predictions), labels=classes, average="macro", zero_division=0)
     )
 
 
@@ -201,9 +199,7 @@ def reliability(confidences: ArrayLike, correct: ArrayLike, bins: int = 15) -> l
     for each in range(bins):
         inside = place == each
         if inside.any():
-            found.append(
-                ReliabilityBin(float(values[inside].mean()), float(flags[inside].mean()), int(inside.sum()))
-            )
+            found.append(ReliabilityBin(float(values[inside].mean()), float(flags[inside].mean()), int(inside.sum())))
     return found
 
 

@@ -1,0 +1,118 @@
+"""Runs suites over data sets and writes what they found as JSON.
+
+The file is written aside and renamed, so that it is whole or not there. A metric that the data cannot
+define stands as null. Which rows a limit keeps depends on the data set's length alone, so two models are
+always judged on the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from multimodal_ai.data.messages import Sample
+from multimodal_ai.data.rows import load_rows
+from multimodal_ai.evaluation import calls, retrieval, text, vqa
+from multimodal_ai.evaluation.common import SuiteResult
+
+Suite = Callable[..., SuiteResult]
+SUITES: dict[str, Suite] = {
+    "text": text.run,
+    "retrieval": retrieval.run,
+    "vqa": vqa.run,
+    "calls": calls.run,
+}
+_JUDGED_BY: dict[str, Callable[[Sample], bool]] = {
+    "text": lambda sample: sample.task == "text",
+    "retrieval": retrieval.is_pair,
+    "vqa": vqa.is_question,
+    "calls": lambda sample: bool(sample.specs),
+}
+
+
+def check_suites(names: Iterable[str]) -> None:
+    """Raise a ValueError that lists the suites where one of `names` is none of them."""
+    for name in names:
+        if name not in SUITES:
+            raise ValueError(f"unknown suite {name}; there are {', '.join(SUITES)}")
+
+
+def suites_for(samples: Iterable[Sample]) -> list[str]:
+    """The suites that can judge at least one of the samples."""
+    everything = list(samples)
+    return [name for name in SUITES if any(map(_JUDGED_BY[name], everything))]
+
+
+def run_suites(engine: Any, suites: Mapping[str, Iterable[Sample]], batch_size: int = 32) -> dict[str, SuiteResult]:
+    """Run each suite on its samples."""
+    check_suites(suites)
+    return {name: SUITES[name](engine, samples, batch_size=batch_size) for name, samples in suites.items()}
+
+
+def evaluate(
+    engine: Any,
+    suites: Mapping[str, str | Path],
+    limit: int | None = None,
+    json_out: str | Path | None = None,
+    batch_size: int = 32,
+) -> dict[str, dict[str, float]]:
+    """Run suites on data sets, `{suite: path}`, and return `{suite: {metric: value}}`.
+
+    Args:
+        limit: at most this many rows of each data set, spread over all of it.
+        json_out: where to write the same as JSON.
+    """
+    check_suites(suites)
+    samples = {name: load_samples(path, limit) for name, path in suites.items()}
+    results = run_suites(engine, samples, batch_size)
+    if json_out is not None:
+        write_json(metrics_of(results), json_out)
+    return metrics_of(results)
+
+
+def metrics_of(results: Mapping[str, SuiteResult]) -> dict[str, dict[str, float]]:
+    """`{suite: {metric: value}}`."""
+    return {name: dict(result.metrics) for name, result in results.items()}
+
+
+def spread_rows(count: int, limit: int | None) -> list[int]:
+    """At most `limit` of `count` row numbers in order, the same ones every time."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: expected at least 1 row, got {limit}")
+    if limit is None or limit >= count:
+        return list(range(count))
+    return sorted(random.Random(0).sample(range(count), limit))
+
+
+def load_samples(path: str | Path, limit: int | None = None) -> list[Sample]:
+    """Validated samples of a data set file or folder; a DataError names the row that cannot be used."""
+    rows = load_rows(path)
+    name = Path(path).name
+    return [Sample.from_row(rows[row], f"row {row + 1:,} of {name}") for row in spread_rows(len(rows), limit)]
+
+
+def write_json(values: Any, path: str | Path) -> None:
+    """Write JSON aside and rename it into place; NaN and infinities become null."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(json.dumps(_finite(values), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {str(key): _finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value) for value in values]
+    if isinstance(values, float) and not math.isfinite(values):
+        return None
+    return values
