@@ -32,7 +32,7 @@ def image_reference(image: Any, place: str) -> Any:
     if isinstance(image, Mapping):
         data, path = image.get("bytes"), image.get("path")
         image = data if data is not None else path
-    if isinstance(image, str) and is_inlineimage_reference(image):
+    if isinstance(image, str) and is_inline_image(image):
         head, comma, body = image.partition(",")
         if image.startswith("data:") and (not comma or not head.endswith(";base64")):
             raise DataError(f"{place}: {head[:60]}: expected data:image/…;base64,…")
