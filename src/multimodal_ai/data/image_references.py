@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from multimodal_ai.data.rows import DataError
+from multimodal_ai.data.rows import DataError, is_inline_image
 from multimodal_ai.functions.canonical import short_json
 
 
