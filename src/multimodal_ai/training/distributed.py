@@ -1,0 +1,235 @@
+"""From one process to many: precision, activation checkpointing, compiling, sharding, collectives.
+
+Everything is applied from outside, block by block and in one order: activation checkpointing, then
+compiling, then sharding. The model's own code knows nothing of it, and one process must do exactly what
+many do. Accelerate gives process group, device, autocast and trackers; sharding is torch's `fully_shard`
+on a device mesh, because Accelerate's own FSDP2 turns into DDP on CPU processes without a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from multimodal_ai.training.config import TrainerConfig
+from multimodal_ai.training.optimizer import multiplies_bf16
+from multimodal_ai.utils.logger import get_logger
+
+logger = get_logger(__name__)
+
+
+def start_accelerator(
+    precision: Literal["auto", "bf16", "fp32"] = "auto", trackers: Sequence[str] = (), folder: Path | None = None
+) -> Accelerator:
+    """Join the process group the launcher set up, if any, and take this process' device.
+
+    May be called again in the same process, with another precision too: stages of a run follow each other.
+    """
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    state = PartialState(cpu=on_cpu)
+    mixed = "bf16" if resolve_precision(precision, state.device) == "bf16" else "no"
+    if AcceleratorState._shared_state and AcceleratorState._shared_state.get("_mixed_precision") != mixed:
+        AcceleratorState._reset_state()  # only the precision is forgotten; the process group stays
+    return Accelerator(cpu=on_cpu or None, mixed_precision=mixed, log_with=list(trackers) or None, project_dir=folder)
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """ "bf16" or "fp32"; "auto" takes BF16 where the device multiplies it natively."""
+    native = multiplies_bf16(device)
+    if precision == "auto":
+        return "bf16" if native else "fp32"
+    if precision == "bf16" and not native:
+        logger.warning("precision bf16: %s has no native BF16 products and will be slow; fp32 is faster", device.type)
+    return precision
+
+
+class Distribution:
+    """The objective on this process' device, wrapped by the strategy, with what the loop asks of many processes.
+
+    `module` is what to call; `objective` is the same without a wrapper; `mesh` is the device mesh under
+    FSDP2 and HSDP, else None.
+
+    Raises:
+        ValueError: the strategy cannot be applied (a scalar parameter, a shard size that does not divide).
+    """
+
+    def __init__(self, objective: nn.Module, config: TrainerConfig, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.device: torch.device = accelerator.device
+        self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
+        self.objective = objective.to(self.device)
+        self.mesh: DeviceMesh | None = None
+        blocks: list[nn.Module] = [block for _, block in cast(Any, objective).model.blocks()]
+        for block in blocks:
+            if config.activation_checkpointing:
+                _checkpoint_activations(block)
+            if config.compile:
+                block.compile()
+        self.module: nn.Module = self.objective
+        if config.strategy == "ddp" or not dist.is_initialized():
+            if self.world_size > 1:
+                self.module = DistributedDataParallel(
+                    self.objective,
+                    device_ids=[self.device.index] if self.device.type == "cuda" else None,
+                    find_unused_parameters=True,  # a stage may train with losses that leave a part untouched
+                    gradient_as_bucket_view=True,
+                )
+        else:
+            self.mesh = device_mesh(config, self.device, self.world_size)
+            bf16 = accelerator.mixed_precision == "bf16"
+            shard(self.objective, blocks, self.mesh, bf16)
+            assert_sharded(self.objective, self.mesh)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    @contextlib.contextmanager
+    def gradient_sync(self, last: bool) -> Iterator[None]:
+        """Around forward and backward of one micro-batch: only the step's last one talks between copies.
+
+        FSDP2 reduces every micro-batch all the same, because keeping whole gradients would cost the
+        memory that sharding saves; HSDP then adds up its copies once.
+        """
+        with contextlib.ExitStack() as stack:
+            if isinstance(self.module, DistributedDataParallel) and not last:
+                stack.enter_context(self.module.no_sync())
+            elif isinstance(self.module, FSDPModule):
+                self.module.set_requires_all_reduce(last)
+            yield
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sum over all processes, in float64."""
+        if self.world_size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return cast(list[float], tensor.tolist())
+
+    def gather(self, value: object) -> list[Any]:
+        """Every process' value, on every process, by rank. For rare and small things."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world_size > 1:
+            self.accelerator.wait_for_everyone()
+
+    def agree(self, error: Exception | None) -> Exception | None:
+        """The first error any process has, on all of them; nobody waits for one that gave up."""
+        if not any(self.sum([float(error is not None)])):
+            return None
+        errors = self.gather(None if error is None else f"{type(error).__name__}: {error}")
+        rank, text = next((rank, text) for rank, text in enumerate(errors) if text is not None)
+        return error if error is not None else RuntimeError(f"process {rank}: {text}")
+
+    def gradient_norms(self, parts: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, float]:
+        """L2 norm of the whole gradient of each part, whatever piece of it lies here."""
+        squares = []
+        for parameters in parts.values():
+            grads = [local(p.grad) for p in parameters if p.grad is not None]
+            norms = [g.norm(dtype=torch.float32) for g in grads if g.numel()]
+            squares.append(torch.stack(norms).square().sum() if norms else torch.zeros((), device=self.device))
+        stacked = torch.stack(squares).double() if self.device.type != "mps" else torch.stack(squares)
+        if self.mesh is not None:
+            dist.all_reduce(stacked, group=self.mesh.get_group("shard"))
+        return {part: math.sqrt(square) for part, square in zip(parts, stacked.tolist(), strict=True)}
+
+    def whole_model(self) -> nn.Module | None:
+        """A model that can be called and saved on its own: on the main process, None on the others.
+
+        Not sharded, that is the model in training itself; sharded, a copy with all the weights.
+        """
+        model: nn.Module = cast(Any, self.objective).model
+        if self.mesh is None:
+            return model if self.main else None
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_model_state_dict(model, options=options)
+        if not self.main:
+            return None
+        with torch.device("meta"):
+            copy = type(model)(cast(Any, model).config)
+        copy.load_state_dict(state, assign=True)
+        return copy.to(self.device)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The piece of a tensor that lies in this process; shares its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def device_mesh(config: TrainerConfig, device: torch.device, world_size: int) -> DeviceMesh:
+    """A mesh ("shard",) for fsdp2, ("replicate", "shard") for hsdp."""
+    if config.strategy == "fsdp2":
+        return init_device_mesh(device.type, (world_size,), mesh_dim_names=("shard",))
+    size = config.hsdp_shard_size or int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    if world_size % size:
+        raise ValueError(
+            f"strategy hsdp: {world_size} processes cannot be divided into groups of {size}; "
+            f"set hsdp_shard_size to a divisor of {world_size}"
+        )
+    return init_device_mesh(device.type, (world_size // size, size), mesh_dim_names=("replicate", "shard"))
+
+
+def shard(objective: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, bf16: bool) -> None:
+    """`fully_shard` every block, then the rest as one group.
+
+    With `bf16`, blocks are gathered in BF16 and their gradients reduced in FP32; inputs are left as they
+    are, so that the residual stream stays in FP32 as it does under DDP with autocast.
+    """
+    scalars = [name for name, parameter in objective.named_parameters() if parameter.ndim == 0]
+    if scalars:
+        raise ValueError(f"strategy fsdp2/hsdp cannot shard the scalar parameter {scalars[0]}; give it the shape (1,)")
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(objective, mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32))
+
+
+def assert_sharded(objective: nn.Module, mesh: DeviceMesh) -> None:
+    """Every parameter is a DTensor, and the pieces of one shard group make up exactly one model.
+
+    Raises:
+        RuntimeError: a parameter is whole on every process, so that sharding would save nothing.
+    """
+    here = total = 0
+    device = torch.device(mesh.device_type)
+    for name, parameter in objective.named_parameters():
+        if not isinstance(parameter, DTensor):
+            raise RuntimeError(f"{name} was not sharded")
+        here += parameter.to_local().numel()
+        total += parameter.numel()
+    pieces = torch.tensor(here, dtype=torch.int64, device=device)
+    dist.all_reduce(pieces, group=mesh.get_group("shard"))
+    if int(pieces) != total:
+        raise RuntimeError(f"the shards hold {int(pieces):,} numbers, the model {total:,}")
+
+
+def _checkpoint_activations(block: nn.Module) -> None:
+    """Recompute the block in the backward pass. In place, so that names of parameters stay as they are."""
+    forward: Callable[..., Any] = block.forward
+    block.__dict__["forward"] = functools.partial(checkpoint, forward, use_reentrant=False)
