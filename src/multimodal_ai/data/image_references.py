@@ -7,13 +7,18 @@ Nothing is opened or fetched here.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
+
 from multimodal_ai.data.rows import DataError, is_inline_image
 from multimodal_ai.functions.canonical import short_json
+
+_PICTURES = (bytes, Image.Image, np.ndarray, torch.Tensor)
 
 
 def images_of_row(row: Mapping[str, Any]) -> list[Any]:
@@ -38,7 +43,7 @@ def image_reference(image: Any, place: str) -> Any:
             raise DataError(f"{place}: {head[:60]}: expected data:image/…;base64,…")
         try:
             return base64.b64decode("".join((body if comma else image).split()), validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise DataError(f"{place}: not Base64 ({error}); encode the image again") from None
     if isinstance(image, str) and image.startswith("file:"):
         return image.removeprefix("file://").removeprefix("file:")
@@ -46,6 +51,6 @@ def image_reference(image: Any, place: str) -> Any:
         return str(image)
     if isinstance(image, bytearray | memoryview):
         return bytes(image)
-    if image is None or image == "" or isinstance(image, bool | int | float | list):
-        raise DataError(f"{place}: expected a path, bytes or an object with `path` or `bytes`, got {image!r}")
+    if not isinstance(image, (str, *_PICTURES)) or (isinstance(image, str) and not image):
+        raise DataError(f"{place}: expected a path, bytes or an object with `path` or `bytes`, got {str(image)[:60]!r}")
     return image
