@@ -14,13 +14,54 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from multimodal_ai.data.recipes import digits, easy_vqa, function_cards, stdlib_text
+from multimodal_ai.data.recipes import (
+    books,
+    clinc150,
+    digits,
+    easy_vqa,
+    emoji_noto,
+    function_cards,
+    grocery,
+    metatool,
+    nlvr,
+    openclipart,
+    openstax_img,
+    openstax_text,
+    sealtools,
+    sgd,
+    snips,
+    sroie,
+    stdlib_text,
+    storybooks,
+    wiki_summaries,
+)
 from multimodal_ai.data.recipes.common import Recipe, RecipeContext
 
 __all__ = ["FEATURES", "RECIPES", "Recipe", "RecipeContext", "get_recipe", "write_recipe"]
 
 RECIPES: dict[str, Recipe] = {
-    module.RECIPE.name: module.RECIPE for module in (digits, easy_vqa, function_cards, stdlib_text)
+    module.RECIPE.name: module.RECIPE
+    for module in (
+        books,
+        clinc150,
+        digits,
+        easy_vqa,
+        emoji_noto,
+        function_cards,
+        grocery,
+        metatool,
+        nlvr,
+        openclipart,
+        openstax_img,
+        openstax_text,
+        sealtools,
+        sgd,
+        snips,
+        sroie,
+        stdlib_text,
+        storybooks,
+        wiki_summaries,
+    )
 }
 
 #: Columns of a written recipe; `messages`, `tools` and `meta` are JSON strings, images are encoded files.

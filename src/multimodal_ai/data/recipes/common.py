@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import lzma
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -178,6 +179,25 @@ def tool(
     if side_effect:
         function["side_effect"] = True
     return {"type": "function", "function": function}
+
+
+def function_name(name: str) -> str:
+    """A name that every API accepts: only letters, digits, `_` and `-`, at most 64 of them."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:64]
+
+
+def offer(
+    rng: Random, gold: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], count: int
+) -> list[dict[str, Any]]:
+    """The gold cards among `count` distractors drawn from `others`, shuffled; names never repeat."""
+    names = {card["function"]["name"] for card in gold}
+    listed = list(gold)
+    for other in rng.sample(list(others), min(len(others), count + len(names) + 4)):
+        if len(listed) - len(gold) < count and other["function"]["name"] not in names:
+            names.add(other["function"]["name"])
+            listed.append(other)
+    rng.shuffle(listed)
+    return listed
 
 
 # -- chance and splits ------------------------------------------------------------------------------

@@ -1,0 +1,127 @@
+"""Scanned receipts: calls of `record_expense`, questions about a receipt, and crops of single lines.
+
+546 receipts are few to learn reading from, so every printed line is cropped as an image of its own with its
+text (task `caption`, `meta.kind` `line`).
+
+Source: `sroie.zip` (ICDAR 2019 SROIE). Licence: CC BY 4.0. Split: by company, by hash, 20% for testing,
+never at random: receipts of one company look alike.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+from PIL import Image
+
+from multimodal_ai.data.recipes.common import (
+    NO_FUNCTION,
+    ImageArchive,
+    Recipe,
+    RecipeContext,
+    Row,
+    assistant,
+    calling,
+    caption_row,
+    in_split,
+    row,
+    shuffled,
+    stream,
+    tool,
+    user,
+)
+from multimodal_ai.data.recipes.function_cards import draw_cards
+
+NAME = "sroie"
+FILE = "sroie.zip"
+_REQUESTS = {
+    "train": (
+        "Record this receipt",
+        "Please book this expense",
+        "Log the receipt",
+        "Enter this receipt",
+        "Save this expense for me",
+        "Can you record what I spent here?",
+        "Put this receipt in my expenses",
+        "Book this bill",
+    ),
+    "test": ("File this receipt", "Take down this expense", "Here is a receipt, please record it"),
+}
+_QUESTIONS = {
+    "total": ("What is the total?", "How much was paid?", "Which total does the receipt show?"),
+    "date": ("What is the date of the receipt?", "When was this bought?", "Which date is printed?"),
+    "company": ("Which company is this receipt from?", "Who issued the receipt?", "What is the shop called?"),
+}
+
+
+def record_expense() -> dict[str, Any]:
+    """Card of the function that receipts are booked with; values are strings, as printed."""
+    properties = {
+        "company": {"type": "string", "description": "Who issued the receipt"},
+        "date": {"type": "string", "description": "Date as printed"},
+        "address": {"type": "string", "description": "Address of the company"},
+        "total": {"type": "string", "description": "Total as printed"},
+    }
+    return tool("record_expense", "Record the expense that a receipt shows", properties, tuple(properties), True)
+
+
+def company_key(company: str) -> str:
+    """The name that decides the split: letters only, without the legal form."""
+    letters = re.sub(r"[^A-Z ]", "", company.upper())
+    return re.sub(r"\b(SDN|BHD|BND|ENTERPRISE|TRADING|CO)\b", "", letters).replace(" ", "")
+
+
+def _line_rows(entry: dict[str, Any], receipt: bytes) -> Iterator[Row]:
+    """Each printed line of at least two characters as an image, cut with two pixels of margin."""
+    with Image.open(io.BytesIO(receipt)) as opened:
+        image = opened.convert("RGB")
+    for x0, y0, x1, y1, text in entry["lines"]:
+        box = (max(0, x0 - 2), max(0, y0 - 2), min(image.width, x1 + 2), min(image.height, y1 + 2))
+        if len(text.strip()) < 2 or box[2] - box[0] < 8 or box[3] - box[1] < 6:
+            continue
+        file = io.BytesIO()
+        image.crop(box).save(file, "PNG", compress_level=1)
+        yield caption_row(NAME, file.getvalue(), text.strip(), kind="line", receipt=entry["image"])
+
+
+def _call_row(rng: Random, entry: dict[str, Any], receipt: bytes, split: str) -> Row:
+    ask = rng.choice(_REQUESTS[split]) + rng.choice((".", ".", ""))
+    others = [one.tool for one in draw_cards(rng, split, rng.randint(1, 3))]
+    if rng.random() < 0.1:
+        turns = [user(ask, 1), assistant(rng.choice(NO_FUNCTION))]
+        return row(NAME, "call", turns, others, [receipt], trigger="cannot", receipt=entry["image"])
+    tools = [record_expense(), *others]
+    rng.shuffle(tools)
+    turns = [user(ask, 1), calling(("record_expense", entry["call"]["arguments"]))]
+    return row(NAME, "call", turns, tools, [receipt], trigger="call", receipt=entry["image"])
+
+
+def rows(context: RecipeContext, split: str) -> Iterator[Row]:
+    """For each receipt a call, three questions, then its lines; receipts in the seed's order."""
+    archive = ImageArchive(context.file(FILE))
+    wanted = [
+        entry
+        for entry in archive.entries
+        if in_split(f"{NAME} {company_key(entry['call']['arguments']['company'])}", split)
+    ]
+    for entry in shuffled(wanted, NAME, context.seed, split):
+        rng = stream(NAME, context.seed, entry["image"])
+        receipt = archive.image(entry)
+        yield _call_row(rng, entry, receipt, split)
+        for key, questions in _QUESTIONS.items():
+            turns = [user(rng.choice(questions), 1), assistant(entry["call"]["arguments"][key])]
+            yield row(NAME, "vqa", turns, images=[receipt], receipt=entry["image"])
+        yield from _line_rows(entry, receipt)
+
+
+RECIPE = Recipe(
+    name=NAME,
+    licence="CC BY 4.0 (ICDAR 2019 SROIE)",
+    description="receipts: record_expense calls, questions, crops of printed lines",
+    splits=("train", "test"),
+    rows=rows,
+    files=(FILE,),
+)
