@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,15 +56,17 @@ def execute(
     cancel: threading.Event | None = None,
     memory_limit: int = 2 << 30,
     result_limit: int = 16 << 10,
+    environment: Sequence[str] = (),
 ) -> Outcome:
     """Run a call and wait for it at most `timeout` seconds; never raises for what the function does.
 
     `cancel` ends the wait early. `memory_limit` (bytes) holds for isolation "process", where the result is
-    also cut to about `result_limit` bytes before it comes back. Raises ValueError when a process is asked
+    also cut to about `result_limit` bytes before it comes back and only the variables that `environment` names
+    are passed on. Raises ValueError when a process is asked
     for and the function cannot be found again from one (lambdas, functions inside functions).
     """
     if isolation == "process":
-        return _in_process(function, arguments, timeout, cancel, memory_limit, result_limit)
+        return _in_process(function, arguments, timeout, cancel, memory_limit, result_limit, environment)
     results: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     thread = threading.Thread(
         target=lambda: results.put(run_here(function.call, arguments)),
@@ -138,31 +140,31 @@ def _in_process(
     cancel: threading.Event | None,
     memory_limit: int,
     result_limit: int,
+    passed: Sequence[str],
 ) -> Outcome:
-    if function.origin is None:
-        raise ValueError(
-            f"function {function.spec.name}: isolation='process' needs a plain function at the top of a file; "
-            "move it there or use isolation='thread'"
-        )
+    origin = check_isolation(function)
     request = {
-        "origin": list(function.origin),
+        "origin": list(origin),
         "arguments": dict(arguments),
         "typed": function.arguments_model is not None,
         "memory_limit": memory_limit,
         "cpu_limit": int(timeout) + 2,
         "result_limit": result_limit,
     }
-    environment = {key: os.environ[key] for key in _KEPT_ENVIRONMENT if key in os.environ}
+    environment = {key: os.environ[key] for key in (*_KEPT_ENVIRONMENT, *passed) if key in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "multimodal_ai.functions.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        start_new_session=True,
-    )
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "multimodal_ai.functions.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        return Outcome(False, f"its process could not be started: {error}", "function_error")
     replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def talk() -> None:
@@ -189,6 +191,16 @@ def _in_process(
                 return _timed_out(timeout)
     finally:
         _kill(process)
+
+
+def check_isolation(function: RegisteredFunction) -> tuple[str, str, str]:
+    """The function's origin; ValueError for one that a process of its own cannot find again."""
+    if function.origin is None:
+        raise ValueError(
+            f"function {function.spec.name}: isolation='process' needs a plain function at the top of a file; "
+            "move it there or use isolation='thread'"
+        )
+    return function.origin
 
 
 def _read_reply(reply: bytes) -> Outcome:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from multimodal_ai.functions.canonical import canonical_json, parse_json
+
 REDACTED = "[redacted]"
 # These stand alone as a word (`max_tokens` is no secret); the others may be part of one (`userpassword`).
 _WHOLE = frozenset(("token", "pin", "cvv", "otp", "cookie", "credentials"))
@@ -24,25 +26,10 @@ _PARTS = (
     "credential",
     "authorization",
 )
-_WORDS = (
-    "password",
-    "passwd",
-    "passphrase",
-    "secret",
-    "token",
-    "apikey",
-    "accesskey",
-    "privatekey",
-    "credential",
-    "authorization",
-    "cookie",
-    "pin",
-    "cvv",
-    "otp",
-)
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _FORMS = (
-    re.compile(r"(?i)\b(?:bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"),
+    re.compile(r"(?i)\bbearer\s+[A-Za-z0-9._~+/=-]{12,}"),
+    re.compile(r"(?i)\bauthorization\s*[=:]\s*(?:basic\s+)?[^\s,;&]+"),
     re.compile(r"(?i)\b[\w-]*(?:password|passwd|secret|token|api[_-]?key)[\w-]*\s*[=:]\s*[^\s,;&]+"),
     re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
     re.compile(r"\b(?:sk|pk|ghp|gho|xox[abp])[-_][A-Za-z0-9_-]{12,}"),
@@ -68,7 +55,15 @@ def redact_value(value: Any) -> Any:
 
 
 def redact_text(text: str, secrets: Iterable[str] = ()) -> str:
-    """Text without the given secrets and without what looks like one."""
+    """Text without the given secrets and without what looks like one; JSON is searched by its keys as well."""
+    if text[:1] in ("{", "[") and text[-1:] in ("}", "]"):
+        try:
+            value = parse_json(text)
+        except ValueError:
+            value = None
+        hidden = redact_value(value)
+        if hidden != value:
+            text = canonical_json(hidden)
     for secret in secrets:
         text = text.replace(secret, REDACTED)
     for form in _FORMS:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,8 +53,7 @@ class Event:
 
 def call_hash(name: str, arguments: Any) -> str:
     """SHA-256 (hex) of a call; the order of keys does not count."""
-    text = json.dumps([name, arguments], sort_keys=True, ensure_ascii=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _digest([name, arguments])
 
 
 @dataclass
@@ -70,6 +70,7 @@ class Trace:
     results: dict[str, list[str]] = field(default_factory=dict)
     answer: str = ""
     stopped_because: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def add(
         self,
@@ -81,30 +82,33 @@ class Trace:
         **detail: Any,
     ) -> Event:
         """Append an event; secrets in `detail` are taken out."""
-        previous = self.events[-1].hash if self.events else ""
-        event = Event(
-            id=len(self.events) + 1,
-            kind=kind,
-            call=call,
-            name=name[:128],
-            time=time.time(),
-            duration=duration,
-            call_hash=identity,
-            detail=redact_value(detail),
-        )
-        chained = Event(**{**asdict(event), "hash": _event_hash(event, previous)})
-        self.events.append(chained)
-        return chained
+        with self._lock:
+            previous = self.events[-1].hash if self.events else _digest(self.header)
+            event = Event(
+                id=len(self.events) + 1,
+                kind=kind,
+                call=call,
+                name=name[:128],
+                time=time.time(),
+                duration=duration,
+                call_hash=identity,
+                detail=redact_value(detail),
+            )
+            event = replace(event, hash=_event_hash(event, previous))
+            self.events.append(event)
+        return event
 
     def save(self, path: str | Path) -> Path:
         """Write the trace as JSON lines: the header, the events, and how the run ended."""
         path = Path(path)
-        end = {
+        end: dict[str, Any] = {
             "answer": self.answer,
             "stopped_because": self.stopped_because,
             "messages": self.messages,
             "results": self.results,
         }
+        last = self.events[-1].hash if self.events else _digest(self.header)
+        end["hash"] = _digest([last, end])
         lines = [{"header": self.header}, *({"event": asdict(event)} for event in self.events), {"end": end}]
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(path.name + ".part")
@@ -117,13 +121,14 @@ class Trace:
         """Read a trace. Raises ValueError, naming the line, if it is damaged, cut short or was changed."""
         trace = cls()
         complete = False
-        previous = ""
+        previous = _digest({})
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 try:
                     entry = json.loads(line)
                     if "header" in entry:
                         trace.header = dict(entry["header"])
+                        previous = _digest(trace.header)
                     elif "event" in entry:
                         event = Event(**entry["event"])
                         if event.hash != _event_hash(event, previous):
@@ -131,7 +136,9 @@ class Trace:
                         previous = event.hash
                         trace.events.append(event)
                     else:
-                        end = entry["end"]
+                        end = dict(entry["end"])
+                        if end.pop("hash") != _digest([previous, end]):
+                            raise ValueError("the end's hash does not fit: the trace was changed")
                         trace.answer, trace.stopped_because = end["answer"], end["stopped_because"]
                         trace.messages, trace.results = end["messages"], end["results"]
                         complete = True
@@ -160,10 +167,13 @@ def plain_messages(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
             return value
         return f"<{type(value).__name__}>"
 
-    return [redact_value(plain(message)) for message in messages]
+    return [dict(redact_value(plain(message))) for message in messages]
 
 
 def _event_hash(event: Event, previous: str) -> str:
     fields = {key: value for key, value in asdict(event).items() if key != "hash"}
-    text = json.dumps([previous, fields], sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _digest([previous, fields])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

@@ -1,0 +1,104 @@
+"""What a loop is given: the limits, the shape of a model, and who decides on side effects.
+
+Types only; the behaviour is in `loop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from pydantic import Field
+
+from multimodal_ai.functions.execution import Isolation
+from multimodal_ai.functions.schema import FunctionSpec
+from multimodal_ai.functions.trace import Event, Trace
+from multimodal_ai.utils.config import ConfigModel
+
+StoppedBecause = Literal["answer", "max_steps", "max_calls", "invalid_calls", "deadline", "cancelled"]
+
+
+class CallLike(Protocol):
+    """A proposed call. `sources` maps parameters to objects (or dicts) with an `origin`; it may be missing."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def arguments(self) -> Any: ...
+
+
+class Turn(Protocol):
+    """One reply of a model: text, calls, or both."""
+
+    @property
+    def content(self) -> str | None: ...
+    @property
+    def calls(self) -> Sequence[CallLike]: ...
+
+
+class Respond(Protocol):
+    """The model: one turn for a conversation. `tool_choice` is "auto", "none", "required" or a name's dict."""
+
+    def __call__(
+        self,
+        messages: list[dict[str, Any]],
+        functions: Sequence[FunctionSpec],
+        images: Sequence[Any],
+        tool_choice: Any,
+    ) -> Turn: ...
+
+
+class LoopPolicy(ConfigModel):
+    """Limits of a run. Times in seconds."""
+
+    max_steps: int = Field(default=8, ge=1, description="turns of the model in one run; the last one must be text")
+    max_calls: int = Field(default=16, ge=0, description="calls in one run; those beyond are answered by an error")
+    deadline: float = Field(default=60.0, gt=0, description="seconds for the whole run")
+    timeout: float = Field(default=30.0, gt=0, description="seconds for one call, unless the function sets its own")
+    parallel: int = Field(default=4, ge=1, description="calls at once, if all calls of the turn are read-only")
+    result_bytes: int = Field(default=16 << 10, ge=64, description="longest result shown to the model, in bytes")
+    identical_calls: int = Field(default=2, ge=1, description="how often one same call may run, the last time warned")
+    invalid_turns: int = Field(default=1, ge=0, description="turns with invalid calls that go back for correction")
+    retry_delay: float = Field(default=0.1, ge=0, description="seconds before a transient error is tried once more")
+    isolation: Isolation = Field(default="thread", description="thread, or process (slower, can be killed, no secrets)")
+    environment: tuple[str, ...] = Field(default=(), description="variables that a call in a process may see")
+    memory_limit: int = Field(default=2 << 30, gt=0, description="bytes for one call in a process")
+    auto_approve: bool = Field(default=False, description="run side effects without asking, where provenance allows it")
+    auto_approve_confidence: float = Field(default=0.8, ge=0, le=1, description="below it auto_approve still asks")
+    trust_results: bool = Field(default=False, description="let function results trigger side effects without asking")
+    dry_run: bool = Field(default=False, description="validate and report calls, run nothing")
+
+
+@dataclass(frozen=True)
+class ProposedCall:
+    """A valid call that waits for approval. `reasons` says why it is asked about, for a person."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+    function: FunctionSpec
+    confidence: float | None
+    sources: Mapping[str, Any]
+    reasons: tuple[str, ...]
+
+
+Approve = Callable[[ProposedCall], "Literal['allow', 'deny'] | Mapping[str, Any]"]
+
+
+def deny(call: ProposedCall) -> Literal["deny"]:
+    """The default: nothing that changes anything runs unless somebody says so."""
+    return "deny"
+
+
+@dataclass(frozen=True)
+class LoopResult:
+    """How a run ended. `messages` is the whole conversation, every call with its result; `trace` holds more."""
+
+    answer: str
+    messages: list[dict[str, Any]]
+    events: list[Event]
+    stopped_because: StoppedBecause
+    trace: Trace
