@@ -33,6 +33,7 @@ class SourceConfig(ConfigModel):
 
     path: Path  # .parquet, .jsonl, or a folder of them
     weight: float = 1.0
+    tasks: list[str] | None = None  # keep only rows of these tasks; all by default
     objective: Literal["prefix_lm", "span_corruption", "both"] = "both"  # for plain text
 
 
@@ -45,14 +46,23 @@ class DataConfig(ConfigModel):
     max_bad_rate: float = 0.02  # share of samples that may be unusable before the run fails
 
 
+def _length(example: Example) -> tuple[int, int, int]:
+    """What decides how much is padded: the answer first, then cards, then the source."""
+    return len(example.target.ids), sum(len(card.ids) for card in example.cards), len(example.source.ids)
+
+
 class Source:
     """Rows of one file or folder as samples."""
 
     def __init__(self, name: str, config: SourceConfig) -> None:
         self.name, self.config = name, config
         self.rows = load_rows(config.path)
+        if config.tasks is not None:
+            wanted = [index for index, task in enumerate(self.rows["task"]) if task in config.tasks]
+            self.rows = self.rows.select(wanted)
         if not len(self.rows):
-            raise DataError(f"{config.path}: no rows; a source needs at least one")
+            tasks = f" of the tasks {', '.join(config.tasks)}" if config.tasks else ""
+            raise DataError(f"{config.path}: no rows{tasks}; a source needs at least one")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,7 +80,8 @@ class MicroBatches(TorchDataset[Batch]):
     """The micro-batches of one process; see the module's docstring.
 
     global_size samples make one optimizer step; process `rank` of `world` takes its share in micro-batches
-    of `micro_size`. The step's samples are the same for any world and micro size.
+    of `micro_size`, ordered by length so that little is padded. The step's samples are the same for any
+    world and micro size.
     """
 
     def __init__(
@@ -97,14 +108,19 @@ class MicroBatches(TorchDataset[Batch]):
         self.renderer = Renderer(tokenizer, config.rendering)
         self.images = ImageProcessor(config.image)
         self.seen, self.bad = 0, Counter[str]()
+        self._share: tuple[int, list[Example]] = (-1, [])  # of the step last asked for
 
     def __getitem__(self, number: int) -> Batch:
         """Micro-batch `number` of this process, counted from the start of the run."""
         step, part = divmod(number, self.accumulation)
-        first = step * self.global_size + (self.rank * self.accumulation + part) * self.micro_size
-        examples = [self.example(position) for position in range(first, first + self.micro_size)]
+        if step != self._share[0]:
+            size = self.accumulation * self.micro_size
+            first = step * self.global_size + self.rank * size
+            share = sorted((self.example(position) for position in range(first, first + size)), key=_length)
+            self._share = (step, share)
+        examples = self._share[1][part * self.micro_size : (part + 1) * self.micro_size]
         patch_values = 3 * self.config.image.patch_size**2
-        return collate(examples, self.config.rendering.max_parameters, patch_values)
+        return collate(examples, patch_values)
 
     def example(self, position: int) -> Example:
         """The example at a position of the run; unusable rows give way to the next of their source."""

@@ -94,9 +94,10 @@ def pad_rows(rows: Sequence[Sequence[int]], fill: int, width: int | None = None)
     return out
 
 
-def collate(examples: Sequence[Example], max_parameters: int, patch_values: int) -> Batch:
+def collate(examples: Sequence[Example], patch_values: int) -> Batch:
     """Put examples side by side. `patch_values`: 3 * patch_size², the width of a batch without images."""
-    B, P = len(examples), max_parameters
+    B = len(examples)
+    P = max((len(marks) for example in examples for marks in example.required), default=0)
     texts: dict[str, tuple[int, Card]] = {}
     images: dict[str, tuple[int, ProcessedImage]] = {}
 

@@ -35,7 +35,7 @@ class RenderingConfig(ConfigModel):
     max_source: int = 512
     max_target: int = 256
     max_card: int = 192
-    max_parameters: int = 16  # as the model's head.max_parameters
+    max_parameters: int = 32  # of one function
     image_slots: Literal["patches", "one"] = "patches"  # "one" for cross-attention fusion
     merge: int = 2  # as the model's fusion.merge
     call_weight: float = 2.0  # loss weight of the tokens of a call, against 1 for text

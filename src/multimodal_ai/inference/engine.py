@@ -120,7 +120,7 @@ class Engine:
         longest = max(request.max_tokens for request in requests)
         cache = model.decoder.new_cache(len(requests), 2 * longest + 2, device, model.embedding.weight.dtype)
         ones = torch.ones(len(requests), dtype=torch.long, device=device)
-        states, first = model.decoder.step(model.embedding(start), ones, memory, cache)
+        states, first = model.decoder.step(model.embed_target(start), ones, memory, cache)
         scores, parameters = self._scores(first, context, batch)
         rows = [
             self._start(request, example, scores, number)
@@ -156,7 +156,7 @@ class Engine:
                 if not row.finished:
                     ids[number, : len(row.pending)] = torch.tensor(row.pending, device=device)
                 row.pending = []
-            states, _ = model.decoder.step(model.embedding(ids), counts, memory, cache)
+            states, _ = model.decoder.step(model.embed_target(ids), counts, memory, cache)
             last = states[torch.arange(len(rows), device=device), (counts - 1).clamp(min=0)]
 
     def _write(
@@ -256,7 +256,7 @@ class Engine:
 
     def _collate(self, examples: Sequence[Example]) -> Batch:
         patch_values = 3 * self.processing.image.patch_size**2
-        batch = collate(examples, self.processing.rendering.max_parameters, patch_values)
+        batch = collate(examples, patch_values)
         return batch.to(self.model.device)
 
     def _encode(self, batch: Batch) -> Context:
@@ -271,7 +271,9 @@ class Engine:
         head = self.model.head
         parameters = None
         if context.texts is not None:
-            parameters = head.parameter_embeddings(context.texts.states, batch.text_parameter)
+            parameters = head.parameter_embeddings(
+                context.texts.states, batch.text_parameter, batch.required.shape[-1]
+            )
         return head(first, context, parameters, batch.lexical, batch.required), parameters
 
     def _start(self, request: Request, example: Example, scores: FunctionScores, number: int) -> _Row:
@@ -358,7 +360,7 @@ class Engine:
             examples.append(example)
         batch = self._collate(examples)
         context = self._encode(batch)
-        states, _ = self.model.decoder(self.model.embedding(batch.target_ids), context)
+        states, _ = self.model.decoder(self.model.embed_target(batch.target_ids), context)
         log_probabilities = self.model.logits(states).log_softmax(-1)
         real = batch.labels >= 0
         picked = log_probabilities.gather(-1, batch.labels.clamp(min=0)[..., None]).squeeze(-1)

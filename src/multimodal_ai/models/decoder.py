@@ -17,7 +17,7 @@ from multimodal_ai.models.layers import (
     Attention,
     AttentionLayout,
     BlockConfig,
-    RMSNorm,
+    LayerNorm,
     SwiGLU,
     rotary_angles,
 )
@@ -74,9 +74,9 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, config: DecoderConfig, context_width: int) -> None:
         super().__init__()
-        self.attention_norm, self.attention = RMSNorm(config.width), Attention(config)
-        self.cross_norm, self.cross_attention = RMSNorm(config.width), Attention(config, memory_width=context_width)
-        self.mlp_norm, self.mlp = RMSNorm(config.width), SwiGLU(config.width, config.hidden)
+        self.attention_norm, self.attention = LayerNorm(config.width), Attention(config)
+        self.cross_norm, self.cross_attention = LayerNorm(config.width), Attention(config, memory_width=context_width)
+        self.mlp_norm, self.mlp = LayerNorm(config.width), SwiGLU(config.width, config.hidden)
 
     def forward(
         self,
@@ -126,7 +126,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(DecoderBlock(config, context_width) for _ in range(config.layers))
-        self.norm = RMSNorm(config.width)
+        self.norm = LayerNorm(config.width)
 
     def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Teacher forcing. x: float[B, T, D], position 0 first.

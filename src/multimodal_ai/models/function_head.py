@@ -17,17 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from multimodal_ai.models.decoder import Context
-from multimodal_ai.models.layers import AttentionPooling, RMSNorm, SwiGLU
+from multimodal_ai.models.layers import AttentionPooling, LayerNorm, SwiGLU
 from multimodal_ai.utils.config import ConfigModel
 
 TRIGGER_CLASSES = ("answer", "call", "ask_missing", "cannot")
 
 
 class HeadConfig(ConfigModel):
-    """Widths of the function-calling head."""
+    """Width of the function-calling head."""
 
     width: int = 128  # of the selection space and of the pointer
-    max_parameters: int = 16  # per function; a card with more is refused when it is rendered
 
 
 @dataclass
@@ -54,7 +53,7 @@ class FunctionCallingHead(nn.Module):
         self.config = config
         width = config.width
         self.layer_mix = nn.Parameter(torch.zeros(decoder_layers + 1))
-        self.state_norm = RMSNorm(decoder_width)
+        self.state_norm = LayerNorm(decoder_width)
         self.context_probe = AttentionPooling(text_width, 4, decoder_width)
         self.state_mlp = SwiGLU(2 * decoder_width, decoder_width, decoder_width)
         # which
@@ -64,7 +63,7 @@ class FunctionCallingHead(nn.Module):
         self.selection_scale = nn.Parameter(torch.tensor(2.3))  # log of the inverse temperature, 10
         self.lexical_scale = nn.Parameter(torch.tensor(1.0))
         # with what
-        self.parameter_norm = RMSNorm(text_width)
+        self.parameter_norm = LayerNorm(text_width)
         self.presence_query = nn.Linear(text_width, width, bias=False)
         self.presence_key = nn.Linear(text_width, width, bias=False)
         self.presence_mlp = SwiGLU(decoder_width + 2 * text_width, decoder_width, 1)
@@ -75,9 +74,12 @@ class FunctionCallingHead(nn.Module):
         # when
         self.trigger_mlp = SwiGLU(decoder_width + 5, decoder_width, len(TRIGGER_CLASSES))
 
-    def parameter_embeddings(self, states: Tensor, parameter_of_token: Tensor) -> Tensor:
-        """Mean state of each parameter's tokens in its card: float[U, L, D], int[U, L] (-1 none) -> float[U, P, D]."""
-        P = self.config.max_parameters
+    def parameter_embeddings(self, states: Tensor, parameter_of_token: Tensor, count: int) -> Tensor:
+        """Mean state of each parameter's tokens in its card: float[U, L, D], int[U, L] (-1 none) -> float[U, P, D].
+
+        count: P, the most parameters of a card; a text that is no card has none and gets zeros.
+        """
+        P = count
         member = F.one_hot(parameter_of_token + 1, P + 1)[..., 1:].to(states.dtype)  # [U, L, P]
         total = torch.einsum("ulp,uld->upd", member, states)
         return self.parameter_norm(total / member.sum(1).clamp(min=1)[..., None])
@@ -103,7 +105,7 @@ class FunctionCallingHead(nn.Module):
         if context.texts is None or context.card_index is None or parameters is None:
             none = torch.zeros(B, 0, device=state.device)
             selection = torch.cat((none, null[:, None]), dim=1)
-            presence = torch.zeros(B, 0, self.config.max_parameters, device=state.device)
+            presence = torch.zeros(B, 0, required.shape[-1], device=state.device)
             features = torch.zeros(B, 5, device=state.device)
         else:
             card_index = context.card_index
@@ -147,6 +149,7 @@ class FunctionCallingHead(nn.Module):
         pooled = torch.where(any_listed, scores.logsumexp(1), torch.zeros_like(best))
         row = torch.arange(scores.shape[0], device=scores.device)
         found = presence[row, which].float().sigmoid().masked_fill(~required[row, which], 1.0)
+        found = F.pad(found, (0, 1), value=1.0)  # functions without parameters have nothing to find
         return torch.stack(
             (best / 10, (pooled - null) / 10, (best - null) / 10, listed.sum(1).float().log1p(), found.amin(1)), dim=1
         )

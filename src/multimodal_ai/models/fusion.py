@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from multimodal_ai.models.layers import Attention, AttentionLayout, BlockConfig, RMSNorm, SwiGLU, lengths_to_valid
+from multimodal_ai.models.layers import Attention, AttentionLayout, BlockConfig, LayerNorm, SwiGLU, lengths_to_valid
 from multimodal_ai.utils.config import ConfigModel
 
 
@@ -41,7 +41,7 @@ class ProjectionFusion(nn.Module):
         super().__init__()
         self.merge = config.merge
         joined = vision_width * config.merge**2
-        self.norm = RMSNorm(joined)
+        self.norm = LayerNorm(joined)
         self.project = SwiGLU(joined, text.width * 2, text.width)
 
     def visual_tokens(self, patch_states: Tensor, grids: Tensor) -> VisualTokens:
@@ -81,7 +81,7 @@ class GatedCrossAttention(nn.Module):
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
-        self.norm = RMSNorm(config.width)
+        self.norm = LayerNorm(config.width)
         self.read = Attention(config)  # not zero at the start: the gate is
         self.gate = nn.Parameter(torch.zeros(1))
 
@@ -97,9 +97,9 @@ class CrossAttentionFusion(nn.Module):
     def __init__(self, config: FusionConfig, vision_width: int, text: BlockConfig) -> None:
         super().__init__()
         self.latents = nn.Parameter(torch.randn(config.latents, text.width) * 0.02)
-        self.resample_norm = RMSNorm(text.width)
+        self.resample_norm = LayerNorm(text.width)
         self.resampler = Attention(text, memory_width=vision_width)
-        self.mlp_norm, self.mlp = RMSNorm(text.width), SwiGLU(text.width, text.hidden)
+        self.mlp_norm, self.mlp = LayerNorm(text.width), SwiGLU(text.width, text.hidden)
         self.layers = nn.ModuleList(GatedCrossAttention(text) for _ in range(text.layers))
 
     def visual_tokens(self, patch_states: Tensor, grids: Tensor) -> VisualTokens:

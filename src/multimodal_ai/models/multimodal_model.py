@@ -31,6 +31,12 @@ WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 ROLES = ("card", "system", "user", "assistant", "result", "image")  # what a source token is part of
 
 
+def activations(x: Tensor) -> Tensor:
+    """x in the dtype of the activations: under autocast the residual stream is in the lower precision too."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 class ModelConfig(ConfigModel):
     """Everything that decides the shape of a model."""
 
@@ -141,7 +147,7 @@ class MultimodalModel(nn.Module):
         """int[B, S] ids, bool[B, S] "a space stood before", int[B, S] role -> float[B, S, D]."""
         features = self.source_features.weight
         x = self.embedding(ids) + F.embedding(role, features)
-        return x + space[..., None] * features[-1]
+        return activations(x + space[..., None] * features[-1])
 
     def encode_images(self, patches: Tensor, grids: Tensor) -> tuple[VisualTokens, Tensor]:
         """uint8[I, N, 3 * patch²], int[I, 2] -> visual tokens and normalised embeddings float[I, E]."""
@@ -178,6 +184,10 @@ class MultimodalModel(nn.Module):
 
     # -- decoding ---------------------------------------------------------------------------------------------
 
+    def embed_target(self, ids: Tensor) -> Tensor:
+        """int[B, T] -> float[B, T, D], what the decoder reads."""
+        return activations(self.embedding(ids))
+
     def logits(self, states: Tensor) -> Tensor:
         """float[..., D] decoder states -> float32[..., V] over the shared embedding."""
         return F.linear(states * self.logit_scale, self.embedding.weight.to(states.dtype)).float()
@@ -203,8 +213,8 @@ class MultimodalModel(nn.Module):
             texts = self.encode_texts(batch.text_ids, batch.text_space, batch.text_lengths)
             text_parameter = batch.text_parameter
         context = self.encode(batch, visual, texts)
-        states, first = self.decoder(self.embedding(batch.target_ids), context)
-        parameters = self.head.parameter_embeddings(texts.states, text_parameter)
+        states, first = self.decoder(self.embed_target(batch.target_ids), context)
+        parameters = self.head.parameter_embeddings(texts.states, text_parameter, max(batch.required.shape[-1], 1))
         scores = self.head(first, context, parameters, batch.lexical, batch.required)
         text_embeddings = F.normalize(texts.pooled.float(), dim=-1)
         if no_images or no_texts or context.card_index is None:

@@ -18,7 +18,7 @@ from multimodal_ai.models.layers import (
     AttentionPooling,
     BlockConfig,
     EncoderBlock,
-    RMSNorm,
+    LayerNorm,
     lengths_to_valid,
     rotary_angles,
 )
@@ -64,7 +64,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.layers))
-        self.norm = RMSNorm(config.width)
+        self.norm = LayerNorm(config.width)
         self.pooling = AttentionPooling(config.width, config.heads, embedding_width)
 
     def _angles(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:

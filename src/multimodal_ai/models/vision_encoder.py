@@ -14,7 +14,7 @@ from multimodal_ai.models.layers import (
     AttentionPooling,
     BlockConfig,
     EncoderBlock,
-    RMSNorm,
+    LayerNorm,
     lengths_to_valid,
     rotary_angles,
 )
@@ -35,7 +35,7 @@ class VisionEncoder(nn.Module):
         self.config = config
         self.patch_embedding = nn.Linear(3 * config.patch_size**2, config.width, bias=False)
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.layers))
-        self.norm = RMSNorm(config.width)
+        self.norm = LayerNorm(config.width)
         self.pooling = AttentionPooling(config.width, config.heads, embedding_width)
 
     def forward(self, patches: Tensor, grids: Tensor) -> tuple[Tensor, Tensor]:
