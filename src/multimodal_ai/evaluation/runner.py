@@ -11,7 +11,7 @@ import json
 import math
 import os
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from multimodal_ai.data.messages import Sample
 from multimodal_ai.data.rows import load_rows
 from multimodal_ai.evaluation import calls, retrieval, text, vqa
 from multimodal_ai.evaluation.common import SuiteResult
+from multimodal_ai.utils.logger import is_main_process
 
 Suite = Callable[..., SuiteResult]
 SUITES: dict[str, Suite] = {
@@ -73,6 +74,53 @@ def evaluate(
     if json_out is not None:
         write_json(metrics_of(results), json_out)
     return metrics_of(results)
+
+
+def evaluate_folder(
+    model: str | Path,
+    data: Sequence[str | Path],
+    suites: Sequence[str] = (),
+    limit: int | None = None,
+    json_out: str | Path | None = None,
+    batch_size: int = 32,
+    device: str = "cpu",
+) -> dict[str, SuiteResult]:
+    """Evaluate a trained folder: what `multimodal-ai eval` and `scripts/eval.py` run.
+
+    Suites and data sets pair up in order; one data set serves all suites, and without suites every suite
+    runs on what it can judge. Under a launcher the processes share the work.
+    """
+    check_suites(suites)
+    if suites and len(data) not in (1, len(suites)):
+        raise ValueError(
+            f"{len(suites)} suites but {len(data)} data sets; give one data set for all, or one for each suite"
+        )
+    loaded = [load_samples(path, limit) for path in data]
+    if suites:
+        pairs = list(zip(suites, loaded * len(suites) if len(data) == 1 else loaded, strict=True))
+    else:
+        pairs = [(name, samples) for samples in loaded for name in suites_for(samples)]
+    chosen: dict[str, list[Sample]] = {}
+    for name, samples in pairs:
+        chosen.setdefault(name, []).extend(samples)
+    results = run_suites(_engine(model, device), chosen, batch_size)
+    if json_out is not None and is_main_process():
+        write_json(metrics_of(results), json_out)
+    return results
+
+
+def _engine(model: str | Path, device: str) -> Any:
+    """The engine of a trained folder; where a launcher started several processes, one that shares the work."""
+    from multimodal_ai.inference import Engine
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Engine.from_pretrained(model, device)
+    from accelerate import PartialState
+
+    from multimodal_ai.evaluation.sharded import ShardedEngine
+
+    state = PartialState(cpu=device == "cpu")
+    return ShardedEngine(Engine.from_pretrained(model, str(state.device)))
 
 
 def metrics_of(results: Mapping[str, SuiteResult]) -> dict[str, dict[str, float]]:

@@ -1,0 +1,491 @@
+"""The command line: one command for each thing a person does with the package.
+
+Commands only read arguments, call the library and show what came back; whatever is worth reusing lives in the
+library. Imports stand inside the commands, so that `--help` answers at once. Results go to stdout, everything
+else to stderr.
+
+Exit codes: 0 done; 1 it ran, but missed its aim (bad rows found, a required metric not reached, a loss that is
+not finite, a full disk); 2 wrong usage, input or configuration; 3 `ask` needed a call and got none; 4 `ask` ended
+with a call denied; 5 `ask` ended with a function that failed or a limit reached; 130 Ctrl-C; 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from multimodal_ai.inference import Engine
+
+AIM_MISSED, WRONG_INPUT = 1, 2
+
+out = Console()
+err = Console(stderr=True)
+
+
+class Commands(TyperGroup):
+    """Turns errors of a person into one line and an exit code, and takes `--debug` anywhere."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--debug" in args:
+            args = [argument for argument in args if argument != "--debug"]
+            os.environ["MULTIMODAL_AI_DEBUG"] = "1"
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            err.print("interrupted")
+            raise typer.Exit(130) from None
+        except (ValueError, OSError) as error:
+            if os.environ.get("MULTIMODAL_AI_DEBUG"):
+                raise
+            err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            given = isinstance(error, ValueError | FileNotFoundError | IsADirectoryError | NotADirectoryError)
+            raise typer.Exit(WRONG_INPUT if given else AIM_MISSED) from None
+
+
+def _group(help_text: str) -> typer.Typer:
+    return typer.Typer(
+        cls=Commands,
+        help=help_text,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+app = _group(
+    "Train, evaluate and use models that see, read and call functions.\n\n"
+    "Start with [bold]multimodal-ai quickstart[/]: it trains a small model in minutes and shows what it can do. "
+    "Add [bold]--debug[/] to any command for the whole error."
+)
+tokenizer_app = _group("Train a tokenizer.")
+data_app = _group("Look at, check and prepare data.")
+model_app = _group("Look at models.")
+config_app = _group("Look at configuration.")
+for _name, _sub in (
+    ("tokenizer", tokenizer_app),
+    ("data", data_app),
+    ("model", model_app),
+    ("config", config_app),
+):
+    app.add_typer(_sub, name=_name)
+
+
+ModelOption = Annotated[Path, typer.Option("--model", "-m", help="Folder of a trained model, such as runs/quickstart.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", metavar="KEY=VALUE", help="Set a key of the config, e.g. optimizer.lr=1e-3. Repeatable."
+    ),
+]
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        from multimodal_ai import __version__
+
+        out.print(__version__, highlight=False)
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+
+
+# -- training and evaluating ----------------------------------------------------------------------------
+
+
+@app.command()
+def quickstart(
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Where the run is written.")] = Path("runs/quickstart"),
+    quick: Annotated[bool, typer.Option("--quick", help="Two minutes only: shows that everything works.")] = False,
+) -> None:
+    """Train the tiny model through all three stages on built-in data, evaluate it, and use it once.
+
+    Takes at most ten minutes on two CPU cores, needs no network, and writes report.html.
+
+    [bold]Example[/]: multimodal-ai quickstart --out runs/quickstart
+    """
+    from multimodal_ai import quickstart as job
+
+    job.run(folder, quick=quick)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option("--config", "-c", help="YAML of a stage; see docs/configuration.md.")],
+    overrides: SetOption = None,
+) -> None:
+    """Train one stage. Ctrl-C and SIGTERM save a checkpoint first; run the same command again to go on.
+
+    On several processes: accelerate launch scripts/train.py --config … --set …
+
+    [bold]Example[/]: multimodal-ai train --config configs/quickstart/alignment.yaml --set optimizer.lr=1e-3
+    """
+    from multimodal_ai.training.run import run_training
+    from multimodal_ai.training.trainer import NonFiniteError
+
+    try:
+        result = run_training(config, overrides or ())
+    except NonFiniteError as error:
+        err.print(f"[bold red]stopped:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(AIM_MISSED) from None
+    if result.model_dir is not None:
+        out.print(str(result.model_dir), highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(result.exit_code)
+
+
+_REQUIREMENT = re.compile(r"(\w+)\.([^<>=]+?)\s*(>=|<=)\s*([-+.\deE]+)")
+
+
+@app.command("eval")
+def evaluate(
+    model: ModelOption,
+    data: Annotated[list[Path], typer.Option("--data", "-d", help="JSONL, Parquet or a folder. Repeatable.")],
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="text, retrieval, vqa or calls; one for each --data, or all for one. Default: all that fit."),
+    ] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write {suite: {metric: value}} here.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows of each data set.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Requests answered at once.")] = 32,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SUITE.METRIC>=VALUE", help="Exit with 1 where this is not reached. Repeatable."),
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a model on data it has not seen.
+
+    [bold]Example[/]: multimodal-ai eval -m runs/quickstart --suite vqa -d data/easy_vqa/test.parquet --json vqa.json
+    """
+    from multimodal_ai.evaluation.runner import evaluate_folder
+    from multimodal_ai.utils.logger import is_main_process
+
+    wanted = [_requirement(text) for text in require or ()]
+    results = evaluate_folder(model, data, suite or (), limit, json_out, batch_size, _device(device))
+    if not is_main_process():
+        return
+    for name, result in results.items():
+        table = Table("metric", "value", "95% interval", title=name, title_justify="left", title_style="bold")
+        table.columns[1].justify = "right"
+        for metric, value in result.metrics.items():
+            interval = result.intervals.get(metric)
+            table.add_row(metric, f"{value:.4g}", "{:.3f} to {:.3f}".format(*interval) if interval else "")
+        out.print(table)
+    missed = []
+    for name, metric, sign, bar in wanted:
+        if name not in results or metric not in results[name].metrics:
+            raise ValueError(f"--require {name}.{metric}: there is no such metric; see the tables above")
+        value = results[name].metrics[metric]
+        if not (value >= bar if sign == ">=" else value <= bar):
+            missed.append(f"{name}.{metric} is {value:.4g}, required {sign} {bar:g}")
+    for line in missed:
+        err.print(f"[bold red]missed:[/] {line}", highlight=False)
+    if missed:
+        raise typer.Exit(AIM_MISSED)
+
+
+def _requirement(text: str) -> tuple[str, str, str, float]:
+    match = _REQUIREMENT.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"--require {text}: expected SUITE.METRIC>=VALUE, for example vqa.accuracy>=0.85")
+    return match[1], match[2], match[3], float(match[4])
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return name
+
+
+def _engine(model: Path, device: str) -> Engine:
+    from multimodal_ai.inference import Engine
+
+    return Engine.from_pretrained(model, _device(device))
+
+
+# -- using a model --------------------------------------------------------------------------------------
+
+
+@app.command()
+def ask(
+    request: Annotated[str, typer.Argument(help="What you want, in words.")],
+    model: ModelOption,
+    image: Annotated[
+        list[str] | None, typer.Option("--image", "-i", help="An image file, or - for stdin. Repeatable.")
+    ] = None,
+    functions: Annotated[
+        Path | None,
+        typer.Option("--functions", "-f", help="Python file whose functions the model may call. It is run."),
+    ] = None,
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Run calls with side effects, unless a value stems from a function.")
+    ] = False,
+    deny: Annotated[
+        bool, typer.Option("--deny", help="Run nothing with side effects. Default without a terminal.")
+    ] = False,
+    ask_me: Annotated[bool, typer.Option("--ask", help="Ask before each. Default at a terminal.")] = False,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    require_call: Annotated[bool, typer.Option("--require-call", help="Exit with 3 where nothing was called.")] = False,
+    max_steps: Annotated[int, typer.Option(min=1, help="Turns of the model at most.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a turn at most.")] = 256,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Ask once: the model answers, or calls your functions and then answers.
+
+    Exit codes: 0 answered; 3 no call although --require-call; 4 a call was denied; 5 a function failed or a
+    limit was reached.
+
+    [bold]Example[/]: multimodal-ai ask "Log this reading" -m runs/quickstart -i meter.png -f functions.py --approve
+    """
+    from multimodal_ai import terminal
+
+    chosen = _approval(approve, deny, ask_me)
+    images = [sys.stdin.buffer.read() if name == "-" else name for name in image or ()]
+    if (image or []).count("-") > 1:
+        raise ValueError("--image -: stdin can give one image only")
+    outcome = terminal.ask(
+        _engine(model, device),
+        request,
+        images=images,
+        functions=functions,
+        approval=chosen,
+        system=system,
+        max_steps=max_steps,
+        max_tokens=max_tokens,
+    )
+    if as_json:
+        sys.stdout.write(json.dumps(outcome.to_json(), ensure_ascii=False) + "\n")
+    else:
+        outcome.show(out, err)
+    raise typer.Exit(outcome.exit_code(require_call))
+
+
+def _approval(approve: bool, deny: bool, ask_me: bool) -> str:
+    given = [name for name, flag in (("approve", approve), ("deny", deny), ("ask", ask_me)) if flag]
+    if len(given) > 1:
+        raise ValueError(f"--{' and --'.join(given)} exclude each other; give one")
+    return given[0] if given else "ask" if sys.stdin.isatty() else "deny"
+
+
+@app.command()
+def chat(
+    model: ModelOption,
+    functions: Annotated[
+        Path | None,
+        typer.Option("--functions", "-f", help="Python file whose functions the model may call. It is run."),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a turn at most.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 0.0,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Chat in the terminal. Inside: /image FILE, /functions, /reset, /help, /quit.
+
+    [bold]Example[/]: multimodal-ai chat -m runs/quickstart -f examples/functions.py
+    """
+    from multimodal_ai import terminal
+
+    terminal.chat(
+        _engine(model, device), functions=functions, system=system, max_tokens=max_tokens, temperature=temperature
+    )
+
+
+# -- data -----------------------------------------------------------------------------------------------
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(
+    inputs: Annotated[
+        list[Path], typer.Argument(help="Files or folders: .txt, .md, .jsonl, .parquet (also .xz, .gz).")
+    ],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for tokenizer.json.")],
+    vocab_size: Annotated[int, typer.Option(min=1, help="Entries of the vocabulary, special tokens included.")] = 4096,
+    max_characters: Annotated[int | None, typer.Option(min=1, help="Learn from at most so many characters.")] = None,
+) -> None:
+    """Train a byte-level BPE tokenizer on your texts.
+
+    [bold]Example[/]: multimodal-ai tokenizer train data/*.parquet --vocab-size 8192 --out runs/tokenizer
+    """
+    from multimodal_ai.data.text_files import train_tokenizer
+
+    with err.status("Training the tokenizer"):
+        tokenizer = train_tokenizer(inputs, vocab_size, folder, max_characters)
+    out.print(f"{folder / 'tokenizer.json'}: {tokenizer.vocab_size:,} entries", highlight=False)
+
+
+@data_app.command("inspect")
+def data_inspect(
+    file: Annotated[Path, typer.Argument(help="JSONL, Parquet or a folder.")],
+    row: Annotated[int, typer.Option(min=1, help="Which row, counted from 1.")] = 1,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", "-m", help="Folder of a model or tokenizer: shows tokens and what is trained."),
+    ] = None,
+) -> None:
+    """Show one row the way training sees it: context dim, trained tokens highlighted.
+
+    [bold]Example[/]: multimodal-ai data inspect data/digits/train.parquet --row 7 --model runs/quickstart
+    """
+    from multimodal_ai.data.show_row import show_row
+
+    show_row(file, row, model, out)
+
+
+@data_app.command("validate")
+def data_validate(
+    path: Annotated[Path, typer.Argument(help="JSONL, Parquet or a folder.")],
+    listed: Annotated[int, typer.Option(min=1, help="Problems told in words; all are counted.")] = 20,
+) -> None:
+    """Check every row as training will: messages, calls, schemas, images. Exit code 1 where a row is bad.
+
+    [bold]Example[/]: multimodal-ai data validate my_data.jsonl
+    """
+    from multimodal_ai.data.rows import load_rows
+    from multimodal_ai.data.validation import validate_dataset
+    from multimodal_ai.utils.logger import progress
+
+    with progress() as bar:
+        task = bar.add_task("Checking rows", total=len(load_rows(path)))
+        report = validate_dataset(path, listed=listed, advance=lambda: bar.advance(task))
+    for line in report.lines():
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+    if not report.ok:
+        raise typer.Exit(AIM_MISSED)
+
+
+@data_app.command("recipes")
+def data_recipes() -> None:
+    """List the built-in recipes with their licences.
+
+    [bold]Example[/]: multimodal-ai data recipes
+    """
+    from multimodal_ai.data.recipes import RECIPES
+
+    for name, recipe in sorted(RECIPES.items()):
+        out.print(f"[bold]{name}[/]  {escape(recipe.description)}", highlight=False)
+        reads = ", ".join(recipe.files) or "installed packages"
+        details = f"{', '.join(recipe.splits)} · reads {reads} · {recipe.licence}"
+        out.print(Padding(Text(details, style="dim"), (0, 0, 0, 4)))
+
+
+@data_app.command("prepare")
+def data_prepare(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe; see `data recipes`.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Parquet files go to OUT/RECIPE/SPLIT.parquet.")],
+    source: Annotated[Path | None, typer.Option("--from", help="Folder that holds the recipe's files.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only this split. Repeatable.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only samples of this task. Repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many samples of each split.")] = None,
+    seed: Annotated[int, typer.Option(help="For recipes that draw at random.")] = 0,
+) -> None:
+    """Convert a source into Parquet files that training reads.
+
+    [bold]Example[/]: multimodal-ai data prepare sroie --from ~/downloads --out data
+    """
+    from multimodal_ai.data.recipes import write_recipe
+    from multimodal_ai.utils.logger import progress
+
+    with progress() as bar:
+        tasks: dict[str, Any] = {}
+
+        def count(name: str) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(f"Writing {recipe}/{name}", total=None)
+            bar.advance(tasks[name])
+
+        written = write_recipe(
+            recipe, folder, source=source, seed=seed, limit=limit, tasks=task, splits=split, on_sample=count
+        )
+    for path in written.values():
+        out.print(str(path), highlight=False, markup=False, soft_wrap=True)
+
+
+# -- models and configuration ---------------------------------------------------------------------------
+
+
+@model_app.command("describe")
+def model_describe(
+    config: Annotated[Path, typer.Option("--config", "-c", help="YAML of a model, such as configs/models/tiny.yaml.")],
+    overrides: SetOption = None,
+) -> None:
+    """Show the parts of a model with shapes, parameters and FLOPs. Takes no memory, whatever the size.
+
+    [bold]Example[/]: multimodal-ai model describe --config configs/models/tiny.yaml --set text.layers=8
+    """
+    from multimodal_ai.models.describe import describe
+    from multimodal_ai.models.multimodal_model import ModelConfig
+    from multimodal_ai.utils.config import load_config
+
+    table = Table("part", "shape", "parameters", "GFLOP a sample", title=str(config), title_justify="left")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for part in describe(load_config(ModelConfig, config, overrides or ())):
+        if part.name == "total":
+            table.add_section()
+        table.add_row(part.name, escape(part.shape), f"{part.parameters:,}", f"{part.flops / 1e9:,.3f}")
+    out.print(table)
+
+
+@config_app.command("reference")
+def config_reference(
+    file: Annotated[Path | None, typer.Option("--out", "-o", help="Write it here instead of showing it.")] = None,
+) -> None:
+    """Print the reference of all configuration keys as Markdown.
+
+    [bold]Example[/]: multimodal-ai config reference --out docs/configuration.md
+    """
+    from multimodal_ai.training.config import TrainConfig
+    from multimodal_ai.utils.config_reference import config_reference as reference
+
+    text = reference([TrainConfig])
+    if file is None:
+        sys.stdout.write(text)
+    else:
+        file.write_text(text, encoding="utf-8")
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """The entry point of `multimodal-ai`."""
+    signal.signal(signal.SIGTERM, _terminated)
+    app()
+
+
+if __name__ == "__main__":
+    main()

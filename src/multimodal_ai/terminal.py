@@ -1,0 +1,392 @@
+"""A person at a terminal: asking once, chatting, approving calls, looking at a row of data.
+
+It shows what the function loop and the renderer give and decides nothing itself: what runs is the loop's
+decision, and side effects run only after a yes or where `--approve` said so beforehand. Even then a call with
+a value out of a function's result is asked about, or denied where nobody can be asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from multimodal_ai.functions.loop import FunctionLoop, LoopPolicy, LoopResult, ProposedCall
+from multimodal_ai.functions.registry import FunctionRegistry, load_functions
+from multimodal_ai.functions.schema import FunctionSpec, canonical_arguments, validate_arguments
+from multimodal_ai.inference.requests import Call, Delta, Reply, Request
+
+NO_CALL, DENIED, FUNCTION_FAILED = 3, 4, 5  # exit codes of `ask`
+
+HELP = """/image FILE    show the model an image with your next message
+/functions     list the functions it may call
+/reset         forget the conversation
+/help          show this
+/quit          leave (also Ctrl-D)"""
+
+
+class Streaming(Protocol):
+    """What chatting needs of the engine."""
+
+    def stream(self, request: Request) -> Iterator[Delta]: ...
+
+
+class Responder:
+    """The engine as the function loop sees it; remembers every reply."""
+
+    def __init__(
+        self,
+        engine: Streaming,
+        max_tokens: int,
+        temperature: float = 0.0,
+        on_results: Callable[[Sequence[Mapping[str, Any]]], None] = lambda results: None,
+        on_delta: Callable[[Delta], None] = lambda delta: None,
+    ) -> None:
+        self.engine, self.max_tokens, self.temperature = engine, max_tokens, temperature
+        self.on_results, self.on_delta = on_results, on_delta
+        self.replies: list[Reply] = []
+        self._told = 0
+
+    def __call__(
+        self, messages: list[dict[str, Any]], functions: Sequence[FunctionSpec], images: Sequence[Any], tool_choice: Any
+    ) -> Reply:
+        results = [message for message in messages if message["role"] == "tool"]
+        if len(results) > self._told:
+            self.on_results(results[self._told :])
+        self._told = len(results)
+        request = Request(
+            messages=messages,
+            tools=functions,
+            images=images,
+            tool_choice=tool_choice,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+        )
+        reply = Reply()
+        for delta in self.engine.stream(request):
+            self.on_delta(delta)
+            reply = delta.reply or reply
+        self.replies.append(reply)
+        return reply
+
+    def start(self, told: int) -> None:
+        """Forget former replies; `told` results of functions stand in the conversation already."""
+        self.replies, self._told = [], told
+
+
+# -- asking once ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Outcome:
+    """What one request led to. `calls` hold name, arguments, confidence, sources, status and result."""
+
+    answer: str
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    stopped_because: str = "answer"
+    steps: int = 1
+    seconds: float = 0.0
+    trigger: dict[str, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        return asdict(self)
+
+    def exit_code(self, require_call: bool = False) -> int:
+        """See the module `cli`."""
+        if require_call and not self.calls:
+            return NO_CALL
+        if any(call["status"] == "denied" for call in self.calls):
+            return DENIED
+        unfinished = bool(self.calls) and self.calls[-1]["status"] != "finished"
+        return FUNCTION_FAILED if unfinished or self.stopped_because != "answer" else 0
+
+    def show(self, out: Console, err: Console) -> None:
+        """Calls and how they ended to stderr, the answer to stdout."""
+        for call in self.calls:
+            sources = {name: source["origin"] for name, source in call["sources"].items()}
+            body = Group(
+                call_table(call["arguments"], sources), Text(f"{call['status']}: {call['result']}", style="dim")
+            )
+            err.print(_panel(call["name"], call["confidence"], body))
+        if self.stopped_because != "answer":
+            err.print(f"stopped: {self.stopped_because.replace('_', ' ')}", style="yellow", highlight=False)
+        out.print(self.answer, markup=False, highlight=False, soft_wrap=True)
+
+
+def ask(
+    engine: Streaming,
+    request: str,
+    *,
+    images: Sequence[Any] = (),
+    functions: Path | None = None,
+    approval: str = "ask",
+    system: str | None = None,
+    max_steps: int = 8,
+    max_tokens: int = 256,
+    console: Console | None = None,
+) -> Outcome:
+    """Put one request through the function loop.
+
+    Args:
+        approval: for calls with side effects: "approve", "deny" or "ask".
+
+    Raises:
+        ValueError: the request does not fit the model, an image cannot be read, the functions are broken.
+    """
+    registry = load_functions(functions) if functions else FunctionRegistry()
+    responder = Responder(engine, max_tokens)
+    loop = FunctionLoop(responder, registry, _policy(approval, max_steps), approver(approval, console or _stderr()))
+    messages = [{"role": "system", "content": system}] if system else []
+    began = time.monotonic()
+    result = loop.run([*messages, user_message(request, len(images))], images)
+    return _outcome(result, responder.replies, time.monotonic() - began)
+
+
+def user_message(text: str, images: int = 0) -> dict[str, Any]:
+    """A user turn with so many images before its text."""
+    if not images:
+        return {"role": "user", "content": text}
+    return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}
+
+
+def _policy(approval: str, max_steps: int = 8) -> LoopPolicy:
+    # Whoever says --approve has decided about low confidence; where a value came from is still looked at.
+    return LoopPolicy(auto_approve=approval == "approve", auto_approve_confidence=0.0, max_steps=max_steps)
+
+
+def _outcome(result: LoopResult, replies: Sequence[Reply], seconds: float) -> Outcome:
+    results = {message["tool_call_id"]: message["content"] for message in result.messages if message["role"] == "tool"}
+    ends = {
+        event.call: event.kind for event in result.events if event.kind in ("finished", "failed", "denied", "blocked")
+    }
+    calls = []
+    proposed = [call for reply in replies for call in reply.calls]
+    for number, call in enumerate(proposed, 1):
+        if number in ends:
+            calls.append(
+                {
+                    "name": call.name,
+                    "arguments": call.arguments,
+                    "confidence": call.confidence,
+                    "sources": {name: asdict(source) for name, source in call.sources.items()},
+                    "status": ends[number],
+                    "result": results.get(call.id, ""),
+                }
+            )
+    trigger = replies[0].trigger if replies else None
+    return Outcome(result.answer, calls, result.stopped_because, len(replies), seconds, trigger)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True)
+
+
+# -- approval -------------------------------------------------------------------------------------------
+
+Decision = Literal["allow", "deny"] | Mapping[str, Any]
+
+
+def approver(approval: str, console: Console) -> Callable[[ProposedCall], Decision]:
+    """Who decides about a call with side effects, under "approve", "deny" or "ask".
+
+    Under "approve" the loop only comes here with calls it has doubts about.
+    """
+
+    def refuse(call: ProposedCall) -> Decision:
+        console.print(f"denied {call.name}: {'; '.join(call.reasons)}", style="yellow", markup=False, highlight=False)
+        return "deny"
+
+    def prompt(call: ProposedCall) -> Decision:
+        return ask_approval(call, console)
+
+    if approval == "deny" or (approval == "approve" and not sys.stdin.isatty()):
+        return refuse
+    return prompt
+
+
+def ask_approval(call: ProposedCall, console: Console) -> Decision:
+    """Ask a person; nothing but a clear yes runs the call, and the end of the input is a no."""
+    origins = {name: _origin(source) for name, source in call.sources.items()}
+    reasons = Text("needs your approval: " + "; ".join(call.reasons), style="yellow")
+    console.print(_panel(call.name, call.confidence, Group(call_table(call.arguments, origins), reasons), "yellow"))
+    while True:
+        try:
+            given = console.input("Run it? \\[y]es, \\[n]o, \\[e]dit: ").strip().lower()
+        except EOFError:
+            return "deny"
+        if given in ("y", "yes"):
+            return "allow"
+        if given in ("n", "no"):
+            return "deny"
+        if given in ("e", "edit"):
+            edited = _edited(call, console)
+            if edited is not None:
+                return edited
+
+
+def _edited(call: ProposedCall, console: Console) -> dict[str, Any] | None:
+    """Arguments typed by the person, or None where they do not fit."""
+    try:
+        arguments = canonical_arguments(call.function, console.input("Arguments as JSON: "))
+    except (ValueError, EOFError) as error:
+        console.print(str(error) or "no arguments given", style="red", markup=False, highlight=False)
+        return None
+    problems = validate_arguments(call.function, arguments)
+    for problem in problems:
+        console.print(str(problem), style="red", markup=False, highlight=False)
+    return None if problems else arguments
+
+
+def _origin(source: Any) -> str:
+    return str(source.get("origin", "") if isinstance(source, Mapping) else getattr(source, "origin", ""))
+
+
+def call_table(arguments: Mapping[str, Any], origins: Mapping[str, str]) -> Table:
+    """Arguments as rows: name, value, where it came from."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in arguments.items():
+        origin = origins.get(name, "").replace("_", " ")
+        style = "red" if origin == "function result" else "dim"
+        table.add_row(Text(name, style="dim"), Text(json.dumps(value, ensure_ascii=False)), Text(origin, style=style))
+    return table
+
+
+def _panel(name: str, confidence: float | None, body: Any, style: str = "cyan") -> Panel:
+    title = Text(name, style="bold")
+    sure = "" if confidence is None else f"{confidence:.0%} sure"
+    return Panel(body, title=title, title_align="left", subtitle=sure, subtitle_align="right", border_style=style)
+
+
+# -- chatting -------------------------------------------------------------------------------------------
+
+
+def chat(
+    engine: Streaming,
+    *,
+    functions: Path | None = None,
+    system: str | None = None,
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    console: Console | None = None,
+) -> None:
+    """Talk until `/quit` or the end of the input. A message that fails leaves the conversation as it was."""
+    Chat(engine, functions, system, max_tokens, temperature, console or Console()).run()
+
+
+class Chat:
+    """A conversation at the terminal, with its history and images."""
+
+    def __init__(
+        self,
+        engine: Streaming,
+        functions: Path | None,
+        system: str | None,
+        max_tokens: int,
+        temperature: float,
+        console: Console,
+    ) -> None:
+        self.console = console
+        self.registry = load_functions(functions) if functions else FunctionRegistry()
+        self.responder = Responder(engine, max_tokens, temperature, self._show_results, self._show_delta)
+        self.loop = FunctionLoop(self.responder, self.registry, _policy("ask"), approver("ask", console))
+        self.opening = [{"role": "system", "content": system}] if system else []
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything said and shown."""
+        self.messages: list[dict[str, Any]] = list(self.opening)
+        self.images: list[Any] = []
+        self.waiting: list[Any] = []  # images for the next message
+
+    def run(self) -> None:
+        """Read, answer, repeat."""
+        _enable_line_editing()
+        self.console.print("/help shows the commands, /quit leaves.", style="dim")
+        while True:
+            try:
+                line = self.console.input("[bold]you ›[/] ").strip()
+            except EOFError:
+                self.console.print()
+                return
+            if line in ("/quit", "/exit", "/q"):
+                return
+            try:
+                if line.startswith("/"):
+                    self._command(*line.split(maxsplit=1))
+                elif line:
+                    self._say(line)
+            except (ValueError, OSError) as error:
+                self.console.print(f"error: {error}", style="red", markup=False, highlight=False)
+            except KeyboardInterrupt:
+                self.console.print("\n(stopped; the conversation stands as before)", style="yellow")
+
+    def _command(self, command: str, argument: str = "") -> None:
+        if command == "/reset":
+            self.reset()
+            self.console.print("forgotten", style="dim")
+        elif command == "/functions":
+            for spec in self.registry.specs:
+                mark = " (asks first)" if spec.side_effect else ""
+                parameters = ", ".join(name + "?" * (name in spec.optional) for name in spec.parameter_names)
+                self.console.print(Text(f"{spec.name}({parameters}){mark}  {spec.description}"))
+            if not len(self.registry):
+                self.console.print("none; start with --functions FILE.py", style="dim")
+        elif command == "/image":
+            self._add_image(argument)
+        elif command == "/help":
+            self.console.print(HELP, markup=False, highlight=False)
+        else:
+            self.console.print(f"unknown command {command}; /help lists them", style="red", markup=False)
+
+    def _add_image(self, path: str) -> None:
+        from multimodal_ai.data.image_processor import ImageProcessor
+
+        if not path:
+            raise ValueError("/image needs a file, for example /image meter.png")
+        file = str(Path(path.strip("'\"")).expanduser())
+        pixels = ImageProcessor().load(file)
+        self.waiting.append(file)
+        self.console.print(f"{pixels.shape[2]} × {pixels.shape[1]} pixels, goes with your next message", style="dim")
+
+    def _say(self, text: str) -> None:
+        messages = [*self.messages, user_message(text, len(self.waiting))]
+        images = [*self.images, *self.waiting]
+        self.responder.start(sum(message["role"] == "tool" for message in messages))
+        result = self.loop.run(messages, images)
+        self.console.print()
+        if result.stopped_because != "answer":
+            reason = result.stopped_because.replace("_", " ")
+            self.console.print(f"stopped: {reason}", style="yellow", highlight=False)
+        self.messages, self.images, self.waiting = result.messages, images, []
+
+    def _show_delta(self, delta: Delta) -> None:
+        if delta.kind == "text":
+            self.console.print(delta.text, end="", markup=False, highlight=False, soft_wrap=True)
+        elif delta.kind == "call_end" and delta.call is not None:
+            self.console.print(_call_panel(delta.call))
+
+    def _show_results(self, results: Sequence[Mapping[str, Any]]) -> None:
+        for result in results:
+            self.console.print(Text(f"{result['name']} → {result['content']}", style="dim"))
+
+
+def _call_panel(call: Call) -> Panel:
+    origins = {name: source.origin for name, source in call.sources.items()}
+    return _panel(call.name, call.confidence, call_table(call.arguments, origins))
+
+
+def _enable_line_editing() -> None:
+    """History and cursor keys at the prompt, where the platform has them."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401
