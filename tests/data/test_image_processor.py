@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
+from multimodal_ai.data.image_files import ImageLimits, decode_image
 from multimodal_ai.data.image_processor import (
     AugmentConfig,
     ImageConfig,
@@ -330,6 +331,20 @@ def test_a_large_jpeg_decoded_small_looks_the_same() -> None:
     assert (small.patches.int() - full.patches.int()).abs().float().mean() < 1.5
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_at_twice_the_target_or_more(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(picture(1600, 400), "JPEG", exif=exif)
+    limits = ImageLimits(max_bytes=10**7, max_pixels=10**7, min_side=1)
+    target = (32, 128) if orientation == 1 else (128, 32)
+    decoded = decode_image(data, limits, target=lambda height, width: target)
+    assert tuple(decoded.shape[1:]) == ((100, 400) if orientation == 1 else (400, 100))
+    assert decoded.shape[1] >= 2 * target[0] and decoded.shape[2] >= 2 * target[1]
+    wide = decode_image(data, limits, target=lambda height, width: (4, 500) if height < width else (500, 4))
+    assert max(wide.shape) == 1000, "each side keeps at least twice its own target"
+
+
 def test_key_depends_on_pixels_only() -> None:
     first, second = processor(encode(picture(), "PNG")), processor(encode(picture(), "BMP"))
     assert first.key == second.key
@@ -398,10 +413,14 @@ def test_shift_and_rotation_move_what_they_say() -> None:
         for shape in ((64, 1), (1, 64)):
             centre = (weight * torch.arange(64.0).view(shape)).sum()
             assert abs(centre - 31.5) <= 6.5, "no farther than a tenth of the side"
-    wide = np.zeros((32, 96), np.uint8)
-    wide[:, 46:50] = 255
-    turned = ImageProcessor(ImageConfig(augment=AugmentConfig(rotation=30)))(wide, seeded(0)).patches
-    assert abs(int(turned.int().sum()) / (3 * 255) - 4 * 32) < 40, "a turned bar keeps its width on any aspect"
+    y, x = np.mgrid[0:32, 0:96]
+    disc = ((y - 15.5) ** 2 + (x - 47.5) ** 2 < 100).astype(np.uint8) * 255
+    turned = ImageProcessor(ImageConfig(max_patches=64, augment=AugmentConfig(rotation=45)))(disc, seeded(0)).patches
+    weight = turned.reshape(4, 12, 3, 8, 8)[:, :, 0].permute(0, 2, 1, 3).reshape(32, 96).double()
+    weight /= weight.sum()
+    spread_y = (weight * torch.from_numpy((y - 15.5) ** 2)).sum()
+    spread_x = (weight * torch.from_numpy((x - 47.5) ** 2)).sum()
+    assert abs(spread_y / spread_x - 1) < 0.1, "a turned disc stays round in an image that is not square"
 
 
 # --- quarantine ----------------------------------------------------------------------------------------------

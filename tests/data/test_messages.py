@@ -114,6 +114,7 @@ def test_every_spelling_of_an_image_is_the_same(tmp_path: Path) -> None:
         row(user(placed), assistant(), images=[file]),
         row(user(placed), assistant(), images=[{"bytes": png(), "path": None}]),
         row(user(placed), assistant(), images=[{"bytes": None, "path": str(file)}]),
+        row(user(placed), assistant(), images=[{"bytes": png(), "path": "its/old/name.png"}]),
         row(user(placed), assistant(), image=png()),
         row(user(placed), assistant(), images=[Image.open(file)]),
         row(user(placed), assistant(), images=[np.asarray(Image.open(file))]),

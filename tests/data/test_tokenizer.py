@@ -20,6 +20,7 @@ SENTENCES = [
     "The weather in New York is cold and the weather in Lagos is warm.",
     '{"name":"get_weather","arguments":{"city":"New York","days":3}}',
     '{"name":"book_table","arguments":{"city":"Lagos","guests":4}}',
+    "2026 2026 2026... camelCase camelCase get_weather get_weather (Lagos) (Lagos) \t\t\n\n 東京 東京 a1 a1",
 ] * 4
 
 
@@ -45,9 +46,7 @@ def test_any_unicode_text_comes_back_exactly(tokenizer: Tokenizer, text: str) ->
     before=st.text(alphabet=" .(-'\n", min_size=1),
     after=st.sampled_from(" .)-'\n"),
 )
-def test_a_value_keeps_its_ids_wherever_it_stands(
-    tokenizer: Tokenizer, value: str, before: str, after: str
-) -> None:
+def test_a_value_keeps_its_ids_wherever_it_stands(tokenizer: Tokenizer, value: str, before: str, after: str) -> None:
     """Holds for values that begin and end in a letter or digit, next to anything that is no part of words."""
     value = f"a{value}9"
     ids = tokenizer.encode(value)
@@ -89,9 +88,7 @@ def test_all_bytes_and_special_tokens_have_ids(tokenizer: Tokenizer) -> None:
     assert tokenizer.token_bytes(tokenizer.special.call) == b""
     assert SPECIAL_TOKENS[tokenizer.special.call_end] == "</function_call>"
     assert SPECIAL_TOKENS[tokenizer.special.image] == "<|image|>"
-    assert [SPECIAL_TOKENS[index] for index in tokenizer.special.masks] == [
-        f"<|mask_{n}|>" for n in range(16)
-    ]
+    assert [SPECIAL_TOKENS[index] for index in tokenizer.special.masks] == [f"<|mask_{n}|>" for n in range(16)]
 
 
 @given(text=st.text())

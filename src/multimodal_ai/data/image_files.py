@@ -63,8 +63,8 @@ def decode_image(source: ImageSource, limits: ImageLimits, target: Target | None
     Args:
         source: a path, the bytes of a file, a Pillow image, an array `[H, W]` or `[H, W, 1|3|4]` (uint8, uint16,
             or float in 0..1), a tensor `uint8[3, H, W]`, or a mapping with `bytes` or `path`.
-        target: maps the (height, width) of the upright image to the size it will be resized to. A JPEG at least
-            twice as large is then decoded at 1/2, 1/4 or 1/8 of its size, still at least twice the target.
+        target: maps the (height, width) of the upright image to the size it will be resized to. A larger
+            JPEG is then decoded at some eighths of its size, so that each side is at least twice the target.
 
     Raises:
         ImageError: for anything that cannot be used, with the reason.
