@@ -132,7 +132,7 @@ def quickstart(
     """
     from multimodal_ai import quickstart as job
 
-    job.run(folder, quick=quick)
+    raise typer.Exit(job.run(folder, quick=quick).exit_code)
 
 
 @app.command()

@@ -70,9 +70,7 @@ def test_every_mistake_is_told_not_only_the_first(tmp_path: Path) -> None:
 
 
 def test_limits_and_own_checks_are_told_in_words(tmp_path: Path) -> None:
-    assert "optimizer.lr: expected greater than 0, got -1" in refusal(
-        tmp_path, "steps: 1\noptimizer: {lr: -1}"
-    )
+    assert "optimizer.lr: expected greater than 0, got -1" in refusal(tmp_path, "steps: 1\noptimizer: {lr: -1}")
     assert refusal(tmp_path, "steps: 13") == "job.yaml: 13 steps bring bad luck; use 14"
 
 
@@ -162,9 +160,7 @@ def test_what_is_written_is_read_back_equal(
     name: str | None,
     rules: dict[str, OptimizerConfig],
 ) -> None:
-    config = JobConfig(
-        model=PartConfig(name=name), optimizer=OptimizerConfig(lr=lr, betas=betas), rules=rules, steps=1
-    )
+    config = JobConfig(model=PartConfig(name=name), optimizer=OptimizerConfig(lr=lr, betas=betas), rules=rules, steps=1)
     path = tmp_path_factory.mktemp("config") / "job.yaml"
     dump_config(config, path)
     assert load_config(JobConfig, path) == config

@@ -26,10 +26,12 @@ from PIL import Image
 
 from multimodal_ai.data.image_processor import ImageConfig, ImageError, ImageProcessor
 from multimodal_ai.evaluation import plots
-from multimodal_ai.evaluation.call_metrics import values_equal
+from multimodal_ai.evaluation.call_metrics import as_named_calls, values_equal
 from multimodal_ai.evaluation.common import Example, SuiteResult
+from multimodal_ai.inference.requests import Call
 
 STAGES = ("pretraining", "alignment", "instruction_tuning")
+_NO_SHARES = ("auroc", "auprc", "mrr", "ece", "brier", "bits_per_byte", "count")
 SHOWN_SIDE = 360  # pixels of the longest side of an embedded image
 SUITE_TITLES = {
     "calls": "Function calls",
@@ -104,7 +106,42 @@ def headline(result: SuiteResult, metric: str, label: str, bar: float | None = N
     """A headline from a suite's metric, with its interval and the number of cases it was judged on."""
     count = result.counts.get(metric)
     value = result.metrics.get(metric, math.nan)
-    return Headline(label, value, bar, result.intervals.get(metric), count, explanation=explanation)
+    percent = not any(part in metric for part in _NO_SHARES)
+    return Headline(label, value, bar, result.intervals.get(metric), count, percent, explanation)
+
+
+def transcript(
+    messages: Sequence[Mapping[str, Any]], calls: Iterable[Call] = (), images: Sequence[Any] = ()
+) -> list[Turn]:
+    """The turns of a conversation out of the function loop, for `write_report`.
+
+    Args:
+        messages: as `LoopResult.messages` holds them.
+        calls: as the engine gave them, for confidence and sources.
+        images: stand with the first user turn.
+    """
+    known = {call.id: call for call in calls}
+    turns: list[Turn] = []
+    for message in messages:
+        shown = []
+        for call in message.get("tool_calls") or ():
+            given = known.get(call["id"])
+            plain = as_named_calls([call])[0]
+            sources = {name: vars(source) for name, source in given.sources.items()} if given else {}
+            shown.append(
+                {
+                    "name": plain.name,
+                    "arguments": dict(plain.arguments),
+                    "confidence": given.confidence if given else None,
+                    "sources": sources,
+                }
+            )
+        content = message.get("content") or ""
+        if not isinstance(content, str):
+            content = "".join(part.get("text", "") for part in content)
+        first = message["role"] == "user" and not any(turn.role == "user" for turn in turns)
+        turns.append(Turn(str(message["role"]), content, shown, images if first else ()))
+    return turns
 
 
 def write_report(

@@ -14,7 +14,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,9 +93,7 @@ def load_config(cls: type[C], path: str | Path, overrides: Sequence[str] = ()) -
     return parse_config(cls, raw, overrides, where=str(path))
 
 
-def parse_config(
-    cls: type[C], raw: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "config"
-) -> C:
+def parse_config(cls: type[C], raw: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "config") -> C:
     """Validate plain data (as YAML gives it) as `cls`; `where` is what errors call its source."""
     data = _copy(raw)
     origins: dict[tuple[Key, ...], str] = {}
@@ -262,9 +260,7 @@ def _explain(
         source = next((text for path, text in origins.items() if path == keys[: len(path)]), where)
         reasons = dict.fromkeys(_reason(cls, keys, item) for item in items)
         lines.append(
-            f"{source}: {_dotted(keys)}: " + ", or ".join(reasons)
-            if keys
-            else f"{source}: " + ", or ".join(reasons)
+            f"{source}: {_dotted(keys)}: " + ", or ".join(reasons) if keys else f"{source}: " + ", or ".join(reasons)
         )
     return lines
 
@@ -341,7 +337,7 @@ def type_name(annotation: Any) -> str:
     """A type as a person writes it: `list[float]`, `"adamw" or "muon"`, `OptimizerConfig`."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return type_name(arguments[0])
+        return " ".join([type_name(arguments[0]), *limits(annotation.__metadata__)])
     if origin is typing.Literal:
         return " or ".join(f'"{value}"' if isinstance(value, str) else str(value) for value in arguments)
     if origin in (typing.Union, types.UnionType):
@@ -355,6 +351,22 @@ def type_name(annotation: Any) -> str:
     return {"str": "text", "bool": "true or false", "Path": "path"}.get(
         getattr(annotation, "__name__", ""), getattr(annotation, "__name__", str(annotation))
     )
+
+
+def limits(metadata: Iterable[object]) -> list[str]:
+    """Constraints of a field, such as `>= 0` or `at most 3 items`, as its metadata holds them."""
+    found = []
+    for item in metadata:
+        inner = getattr(item, "metadata", None)  # a pydantic Field inside Annotated
+        if isinstance(inner, list):
+            found += limits(inner)
+        for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"), ("multiple_of", "multiple of")):
+            if getattr(item, name, None) is not None:
+                found.append(f"{sign} {getattr(item, name)}")
+        for name, words in (("min_length", "at least"), ("max_length", "at most")):
+            if getattr(item, name, None) is not None:
+                found.append(f"{words} {getattr(item, name)} items")
+    return found
 
 
 def _dotted(keys: Sequence[Key]) -> str:

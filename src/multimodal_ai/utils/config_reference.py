@@ -7,8 +7,10 @@ the code; a test holds the file in `docs/` against what this module makes.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from multimodal_ai.utils.config import type_name
+from multimodal_ai.utils.config import limits, type_name
 
 HEAD = """# Configuration reference
 
@@ -50,33 +52,30 @@ def _section(model: type[BaseModel]) -> str:
         lines += [text, ""]
     if not model.model_fields:
         return "\n".join([*lines, "No keys.", ""])
+    comments = _comments(model)
     lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
-        cells = (f"`{name}`", _linked_type(field), _default(field), field.description or "")
+        meaning = field.description or comments.get(name, "")
+        cells = (f"`{name}`", _linked_type(field), _default(field), meaning)
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     return "\n".join([*lines, ""])
+
+
+def _comments(model: type[BaseModel]) -> dict[str, str]:
+    """What stands as a comment behind a field, for fields without a description."""
+    found: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        if issubclass(base, BaseModel) and base.model_fields:
+            with contextlib.suppress(OSError):
+                found.update(re.findall(r"^    (\w+): [^#\n]*[^#\s]  # (.+)$", inspect.getsource(base), re.MULTILINE))
+    return found
 
 
 def _linked_type(field: FieldInfo) -> str:
     text = type_name(field.annotation)
     for model in sorted(set(_models_in(field.annotation)), key=lambda item: -len(item.__name__)):
         text = text.replace(model.__name__, f"[{model.__name__}](#{model.__name__.lower()})", 1)
-    limits = [_limit(item) for item in field.metadata]
-    return ", ".join([text, *(limit for limit in limits if limit)])
-
-
-def _limit(item: object) -> str:
-    """A constraint of a field, such as `>= 0`, as pydantic's metadata holds it."""
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of"}
-    for name, sign in signs.items():
-        value = getattr(item, name, None)
-        if value is not None:
-            return f"{sign} {value}"
-    for name, words in (("min_length", "at least"), ("max_length", "at most")):
-        value = getattr(item, name, None)
-        if value is not None:
-            return f"{words} {value} items"
-    return ""
+    return ", ".join([text, *limits(field.metadata)])
 
 
 def _default(field: FieldInfo) -> str:
