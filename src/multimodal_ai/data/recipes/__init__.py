@@ -98,8 +98,9 @@ def write_recipe(
     """Writes `<out>/<name>/<split>.parquet` for each split and returns the paths.
 
     Samples are validated on the way and memory holds `batch` rows. `on_sample(split)` is called after
-    each sample, for a progress bar. Raises ValueError for unknown names, splits and missing files, and
-    DataError for a row that breaks the message schema; a split that fails leaves no file behind.
+    each sample, for a progress bar. Raises ValueError for unknown names, splits and missing files, and for
+    a split without samples; DataError for a row that breaks the message schema. A split that fails leaves
+    the file that stood there before.
     """
     recipe = get_recipe(name)
     context = RecipeContext(source, seed, limit, frozenset(tasks) if tasks is not None else None)
@@ -110,9 +111,14 @@ def write_recipe(
         path = folder / f"{split}.parquet"
         aside = folder / f".{split}.parquet.{os.getpid()}"
         try:
+            count = 0
             with pq.ParquetWriter(aside, FEATURES.arrow_schema) as writer:
                 for rows in _batches(recipe, context, split, batch, on_sample):
                     writer.write_table(pa.Table.from_pylist(rows, FEATURES.arrow_schema))
+                    count += len(rows)
+            if not count:
+                chosen = f" for tasks {', '.join(tasks)}" if tasks is not None else ""
+                raise ValueError(f"{name}/{split}: no samples{chosen}; leave the split out, or choose other tasks")
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ A turn that asks or confirms is `ask_missing`, a service call is `call`, what is
 without a call is `answer`. The functions of the dialogue's services are shown with a few of other services.
 In training four dialogues of ten use one of the five SGD-X paraphrases of every name and description. One
 call in twelve is shown without the functions of its service and refused. Lists of results are cut to two.
+A dialogue ends before a call that breaks its own schema.
 
 Source: `sgd_dialogues_{train,dev}.jsonl.xz`, `sgd_tools_{train,dev}.json.xz`, `sgdx_tools.json.xz` (Google
 DSTC8, SGD-X). Licence: CC BY-SA 4.0. Split: official, `dev` is the test split, with services not seen in
@@ -34,6 +35,7 @@ from multimodal_ai.data.recipes.common import (
     tool,
     user,
 )
+from multimodal_ai.functions.schema import FunctionSpec, validate_arguments
 
 NAME = "sgd"
 SPLITS = {"train": "train", "test": "dev"}
@@ -97,6 +99,7 @@ def _dialogue_rows(dialogue: dict[str, Any], catalogue: Catalogue, rng: Random, 
     own = [catalogue.tools[name] for name, service in service_of.items() if service in dialogue["services"]]
     foreign = [catalogue.tools[name] for name, service in service_of.items() if service not in dialogue["services"]]
     listed = offer(rng, own, foreign, rng.randint(0, 2))
+    specs = {card["function"]["name"]: FunctionSpec.from_tool(card) for card in own}
     history: list[dict[str, Any]] = []
     meta = {"dialogue": dialogue["id"], "wording": wording}
     for turn in dialogue["turns"]:
@@ -106,6 +109,8 @@ def _dialogue_rows(dialogue: dict[str, Any], catalogue: Catalogue, rng: Random, 
         trigger = _TRIGGERS[turn["decision"]]
         if turn.get("calls"):
             calls = [(catalogue.name(c["name"]), catalogue.arguments(c["name"], c["arguments"])) for c in turn["calls"]]
+            if any(validate_arguments(specs[name], values) for name, values in calls):
+                return  # labelled wrongly, and everything after builds on it
             if rng.random() < REFUSED_SHARE:
                 services = {service_of[call["name"]] for call in turn["calls"]}
                 kept = {catalogue.name(name) for name, service in service_of.items() if service not in services}

@@ -112,9 +112,13 @@ def rows(context: RecipeContext, split: str) -> Iterator[Row]:
         receipt = archive.image(entry)
         yield _call_row(rng, entry, receipt, split)
         for key, questions in _QUESTIONS.items():
-            turns = [user(rng.choice(questions), 1), assistant(entry["call"]["arguments"][key])]
+            answer = entry["call"]["arguments"][key].strip()
+            if not answer:
+                continue
+            turns = [user(rng.choice(questions), 1), assistant(answer)]
             yield row(NAME, "vqa", turns, images=[receipt], receipt=entry["image"])
-        yield from _line_rows(entry, receipt)
+        if context.tasks is None or "caption" in context.tasks:
+            yield from _line_rows(entry, receipt)
 
 
 RECIPE = Recipe(
