@@ -48,6 +48,14 @@ _KEYWORD_TYPES = {
     "number": "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf",
 }
 _SCALARS: list[Any] = ["string", "number", "boolean", "null"]
+# The engine's own dates include 30 February; these are days that exist, in the years 1000 to 2999.
+_LEAP_YEAR = r"(?:[12]\d(?:0[48]|[2468][048]|[13579][26])|(?:12|16|20|24|28)00)"
+_DATE = (
+    r"(?:[12]\d{3}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|"
+    rf"02-(?:0[1-9]|1\d|2[0-8]))|{_LEAP_YEAR}-02-29)"
+)
+_TIME = r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
+_EXACT_FORMATS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}
 _FREE_KEY = r"^[^\x00-\x1f\x7f]{1,64}$"
 
 Status = Literal["enforced", "validated", "refused"]
@@ -194,12 +202,13 @@ class _BoundedCopy:
         return True
 
     def _string(self, node: dict[str, Any], where: str) -> None:
-        node.setdefault("maxLength", max(self.bounds.string_length, node.get("minLength", 0)))
         if "format" in node and node["format"] not in KNOWN_FORMATS:
             self.notes.append(f"{where or '/'}: format {node['format']!r} is not enforced")
             del node["format"]
-        if node.get("format") and "maxLength" in node and node["format"] not in ("email", "hostname", "uri"):
-            del node["maxLength"]  # these forms are short by themselves
+        if node.get("format") in _EXACT_FORMATS and "pattern" not in node:
+            node["pattern"] = _EXACT_FORMATS[node.pop("format")]
+        elif node.get("format") in (None, "email", "hostname", "uri"):  # the others are short by themselves
+            node.setdefault("maxLength", max(self.bounds.string_length, node.get("minLength", 0)))
 
     def _number(self, node: dict[str, Any], kind: str) -> None:
         digits = self.bounds.integer_digits if kind == "integer" else self.bounds.number_digits

@@ -204,22 +204,12 @@ class GrammarCompiler:
         key: str,
     ) -> CompiledGrammar:
         rules = [self._rule(spec) for spec in callable_specs]
-        many = f"calls: one{{1,{self.max_calls}}}" if parallel and not isinstance(choice, dict) else "calls: one"
-        lines = ["%llguidance {}"]
-        if not rules:
-            lines.append("start: TEXT")
-        else:
-            lines += [
-                "start: TEXT | TEXT? calls" if choice == "auto" else "start: calls",
-                many,
-                f"one: <[{self._call}]> call <[{self._call_end}]>",
-                "call: " + " | ".join(f"call_{index}" for index in range(len(rules))),
-            ]
-            lines += [f"call_{index}: %json {rule}" for index, (rule, _) in enumerate(rules)]
-        if not rules or choice == "auto":
-            lines.append(r"TEXT: /(.|\n)+/")
-        source = "\n".join(lines)
+        source = self._source([rule for rule, _ in rules], choice, parallel)
         matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS)
+        if matcher.is_error() and rules:
+            rules = [self._lenient_rule(spec) for spec in callable_specs]
+            source = self._source([rule for rule, _ in rules], choice, parallel)
+            matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise GrammarError(f"{len(specs)} functions do not fit into one grammar: {_first_line(matcher)}")
         return CompiledGrammar(
@@ -232,29 +222,61 @@ class GrammarCompiler:
             _start=Matcher(matcher, self.tokenizer.vocab_size, self._end),
         )
 
+    def _source(self, rules: Sequence[str], choice: str | dict[str, str], parallel: bool) -> str:
+        """The grammar in llguidance's dialect of Lark; `<[9]>` is the token with id 9."""
+        several = parallel and not isinstance(choice, dict)
+        lines = ["%llguidance {}"]
+        if not rules:
+            lines.append("start: TEXT")
+        else:
+            lines += [
+                "start: TEXT | TEXT? calls" if choice == "auto" else "start: calls",
+                f"calls: one{{1,{self.max_calls}}}" if several else "calls: one",
+                f"one: <[{self._call}]> call <[{self._call_end}]>",
+                "call: " + " | ".join(f"call_{index}" for index in range(len(rules))),
+                *(f"call_{index}: %json {rule}" for index, rule in enumerate(rules)),
+            ]
+        if not rules or choice == "auto":
+            lines.append(r"TEXT: /(.|\n)+/")
+        return "\n".join(lines)
+
     def _rule(self, spec: FunctionSpec) -> tuple[str, tuple[str, ...]]:
         """The JSON Schema of one function's call as text, and notes on what it does not enforce."""
         if spec.hash in self._rules:
             self._rules.move_to_end(spec.hash)
             return self._rules[spec.hash]
+        arguments, definitions, notes = self._bounded(spec)
+        result = (self._call_schema(spec.name, arguments, definitions, lenient=False), notes)
+        self._keep(spec, result)
+        return result
+
+    def _lenient_rule(self, spec: FunctionSpec) -> tuple[str, tuple[str, ...]]:
+        """The rule of a function in a grammar that was refused: as it is if it compiles, else leniently."""
+        rule, notes = self._rule(spec)
+        problem = self._problem(rule)
+        if not problem:
+            return rule, notes
+        arguments, definitions, notes = self._bounded(spec)
+        rule = self._call_schema(spec.name, arguments, definitions, lenient=True)
+        refused = self._problem(rule)
+        if refused:
+            raise SchemaError(f"function {spec.name}: no grammar can be made from its schema: {refused}")
+        result = (rule, (*notes, f"{spec.name}: /: compiled leniently, only validated ({problem})"))
+        self._keep(spec, result)
+        return result
+
+    def _bounded(self, spec: FunctionSpec) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
         check_schema(spec.parameters, f"function {spec.name}: parameters")
         try:
             arguments, definitions, notes = bounded_schema(spec.parameters, self.bounds)
         except SchemaError as error:
             raise SchemaError(f"function {spec.name}: {error}") from None
-        rule = self._call_schema(spec.name, arguments, definitions, lenient=False)
-        problem = self._problem(rule)
-        if problem:
-            notes.append(f"/: compiled leniently ({problem})")
-            rule = self._call_schema(spec.name, arguments, definitions, lenient=True)
-            problem = self._problem(rule)
-        if problem:
-            raise SchemaError(f"function {spec.name}: no grammar can be made from its schema: {problem}")
-        result = (rule, tuple(f"{spec.name}: {note}" for note in notes))
-        self._rules[spec.hash] = result
+        return arguments, definitions, tuple(f"{spec.name}: {note}" for note in notes)
+
+    def _keep(self, spec: FunctionSpec, rule: tuple[str, tuple[str, ...]]) -> None:
+        self._rules[spec.hash] = rule
         while len(self._rules) > 4096:
             self._rules.popitem(last=False)
-        return result
 
     def _problem(self, rule: str) -> str:
         failed, messages = LLMatcher.validate_grammar_with_warnings(

@@ -7,10 +7,9 @@ Nothing here ever reads a file or the network, and a cyclic reference never loop
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-
-import jsonschema
 
 from multimodal_ai.functions.canonical import json_pointer, short_json
 
@@ -150,11 +149,6 @@ def check_schema(schema: Mapping[str, Any], where: str = "schema") -> None:
                     raise SchemaError(f"{pointer or '/'}: pattern {short_json(pattern)}: {problem}")
     except SchemaError as error:
         raise SchemaError(f"{where}: {error}") from None
-    try:
-        jsonschema.Draft202012Validator.check_schema(dict(schema))
-    except jsonschema.SchemaError as error:
-        pointer = json_pointer(error.absolute_path) or "/"
-        raise SchemaError(f"{where}: {pointer}: {error.message[:200]}") from None
 
 
 def _check_node(pointer: str, node: Mapping[str, Any], root: Mapping[str, Any]) -> None:
@@ -163,9 +157,69 @@ def _check_node(pointer: str, node: Mapping[str, Any], root: Mapping[str, Any]) 
             raise SchemaError(f"{pointer or '/'}: {keyword} is not supported; use $ref with #/$defs")
     if "$id" in node and pointer:
         raise SchemaError(f"{pointer}: $id inside a schema changes its references; remove it")
+    for keyword, value in node.items():
+        expected, fits = _FORMS.get(keyword, ("", None))
+        if fits is not None and not fits(value):
+            raise SchemaError(f"{pointer}/{keyword}: expected {expected}, got {short_json(value)}")
     if "$ref" in node:
         resolve_schema(node, root)
-    types = node.get("type", [])
-    for name in types if isinstance(types, list) else [types]:
-        if name not in _TYPES:
-            raise SchemaError(f"{pointer}/type: expected one of {', '.join(_TYPES)}, got {short_json(name)}")
+
+
+def _is_type(value: Any) -> bool:
+    names = value if isinstance(value, list) else [value]
+    return bool(names) and all(isinstance(name, str) and name in _TYPES for name in names)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_schema(value: Any) -> bool:
+    return isinstance(value, (Mapping, bool))
+
+
+def _is_schemas(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_schema, value))
+
+
+def _is_schema_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_schema, value.values()))
+
+
+# What the value of a keyword must look like: for a person, and as a check. Others are annotations.
+_FORMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "type": (f"one of {', '.join(_TYPES)}, or a list of them", _is_type),
+    "enum": ("a list with at least one value", lambda value: isinstance(value, list) and bool(value)),
+    "required": ("a list of names", _is_names),
+    "multipleOf": ("a number above 0", lambda value: _is_number(value) and value > 0),
+    "uniqueItems": ("true or false", lambda value: isinstance(value, bool)),
+    "pattern": ("a string", lambda value: isinstance(value, str)),
+    "format": ("a string", lambda value: isinstance(value, str)),
+    "$ref": ("a string", lambda value: isinstance(value, str)),
+    "items": ("a schema, or a list of schemas", lambda value: _is_schema(value) or _is_schemas(value)),
+    **{key: ("a schema", _is_schema) for key in _SINGLE if key != "items"},
+    **{key: ("a list of schemas", _is_schemas) for key in _LISTS if key != "items"},
+    **{key: ("an object of schemas", _is_schema_mapping) for key in _MAPPINGS if key != "dependencies"},
+    **{key: ("a number", _is_number) for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")},
+    **{
+        key: ("a whole number, not negative", _is_count)
+        for key in (
+            "minLength",
+            "maxLength",
+            "minItems",
+            "maxItems",
+            "minProperties",
+            "maxProperties",
+            "minContains",
+            "maxContains",
+        )
+    },
+}
