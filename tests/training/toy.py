@@ -45,6 +45,7 @@ class ToyModel(nn.Module):
         self.vision = nn.Sequential(nn.Linear(4, config.width), Block(config.width))
         self.text = nn.ModuleList([Block(config.width), Block(config.width)])
         self.head = nn.Linear(config.width, 3)
+        self.scale = nn.Parameter(torch.tensor(1.0))  # a scalar cannot be sharded
         self.never = nn.Parameter(torch.zeros(2))  # no loss reaches it
 
     def parts(self) -> dict[str, nn.Module]:
@@ -62,7 +63,7 @@ class ToyModel(nn.Module):
             x = x + image.sum() * 0.0
         for block in self.text:
             x = block(x)
-        return x @ self.embedding.weight.T, self.head(x.mean(1))
+        return x @ self.embedding.weight.T * self.scale, self.head(x.mean(1))
 
     def save_pretrained(self, folder: str | Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -42,8 +41,12 @@ def start_accelerator(
 
     May be called again in the same process, with another precision too: stages of a run follow each other.
     """
+    launched = int(os.environ.get("WORLD_SIZE", 1))
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    on_cpu = on_cpu or (launched > 1 and not torch.accelerator.is_available())
     state = PartialState(cpu=on_cpu)
+    if state.num_processes != launched:  # each would train on its own and overwrite the others' files
+        raise RuntimeError(f"{launched} processes were launched, but {state.num_processes} found each other")
     mixed = "bf16" if resolve_precision(precision, state.device) == "bf16" else "no"
     if AcceleratorState._shared_state and AcceleratorState._shared_state.get("_mixed_precision") != mixed:
         AcceleratorState._reset_state()  # only the precision is forgotten; the process group stays
@@ -64,10 +67,10 @@ class Distribution:
     """The objective on this process' device, wrapped by the strategy, with what the loop asks of many processes.
 
     `module` is what to call; `objective` is the same without a wrapper; `mesh` is the device mesh under
-    FSDP2 and HSDP, else None.
+    FSDP2 and HSDP, else None. Scalars cannot be sharded: every process keeps them.
 
     Raises:
-        ValueError: the strategy cannot be applied (a scalar parameter, a shard size that does not divide).
+        ValueError: the strategy cannot be applied (a shard size that does not divide).
     """
 
     def __init__(self, objective: nn.Module, config: TrainerConfig, accelerator: Accelerator) -> None:
@@ -76,6 +79,7 @@ class Distribution:
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         self.objective = objective.to(self.device)
         self.mesh: DeviceMesh | None = None
+        self._scalars: list[nn.Parameter] = []
         blocks: list[nn.Module] = [block for _, block in cast(Any, objective).model.blocks()]
         for block in blocks:
             if config.activation_checkpointing:
@@ -94,8 +98,15 @@ class Distribution:
         else:
             self.mesh = device_mesh(config, self.device, self.world_size)
             bf16 = accelerator.mixed_precision == "bf16"
+            self.objective.register_forward_hook(_touch_unsharded)
+            self._scalars = [p for p in self.objective.parameters() if p.ndim == 0 and p.requires_grad]
             shard(self.objective, blocks, self.mesh, bf16)
             assert_sharded(self.objective, self.mesh)
+
+    @property
+    def _share(self) -> float:
+        """Factor on the norm of what every process of a shard group holds, so that it counts once."""
+        return 1.0 if self.mesh is None else self.mesh["shard"].size() ** -0.5
 
     @property
     def main(self) -> bool:
@@ -115,6 +126,18 @@ class Distribution:
             elif isinstance(self.module, FSDPModule):
                 self.module.set_requires_all_reduce(last)
             yield
+
+    def finish_gradients(self) -> None:
+        """After the step's last backward pass: average the gradients of scalars, which no strategy sharded."""
+        if not self._scalars:
+            return
+        zero = torch.zeros((), device=self.device)
+        grads = torch.stack([zero if p.grad is None else p.grad for p in self._scalars])
+        seen = torch.stack([zero if p.grad is None else zero + 1 for p in self._scalars])
+        both = torch.stack((grads, seen))
+        dist.all_reduce(both)
+        for parameter, grad, count in zip(self._scalars, both[0] / self.world_size, both[1].tolist(), strict=True):
+            parameter.grad = grad if count else None
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Element-wise sum over all processes, in float64."""
@@ -145,17 +168,17 @@ class Distribution:
         rank, text = next((rank, text) for rank, text in enumerate(errors) if text is not None)
         return error if error is not None else RuntimeError(f"process {rank}: {text}")
 
-    def gradient_norms(self, parts: Mapping[str, Sequence[nn.Parameter]]) -> dict[str, float]:
-        """L2 norm of the whole gradient of each part, whatever piece of it lies here."""
-        squares = []
-        for parameters in parts.values():
-            grads = [local(p.grad) for p in parameters if p.grad is not None]
-            norms = [g.norm(dtype=torch.float32) for g in grads if g.numel()]
-            squares.append(torch.stack(norms).square().sum() if norms else torch.zeros((), device=self.device))
-        stacked = torch.stack(squares).double() if self.device.type != "mps" else torch.stack(squares)
+    def gradient_norms(self, parameters: Sequence[nn.Parameter]) -> list[float]:
+        """L2 norm of each parameter's whole gradient, whatever piece of it lies here; 0 without one."""
+        norms = [torch.zeros((), device=self.device)] * len(parameters)
+        for number, parameter in enumerate(parameters):
+            if parameter.grad is not None:
+                norm = local(parameter.grad).norm(dtype=torch.float32)
+                norms[number] = norm if isinstance(parameter, DTensor) else norm * self._share
+        squares = torch.stack(norms).square()
         if self.mesh is not None:
-            dist.all_reduce(stacked, group=self.mesh.get_group("shard"))
-        return {part: math.sqrt(square) for part, square in zip(parts, stacked.tolist(), strict=True)}
+            dist.all_reduce(squares, group=self.mesh.get_group("shard"))
+        return cast(list[float], squares.sqrt().tolist())
 
     def whole_model(self) -> nn.Module | None:
         """A model that can be called and saved on its own: on the main process, None on the others.
@@ -194,24 +217,23 @@ def device_mesh(config: TrainerConfig, device: torch.device, world_size: int) ->
 
 
 def shard(objective: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, bf16: bool) -> None:
-    """`fully_shard` every block, then the rest as one group.
+    """`fully_shard` every block, then the rest as one group; scalars are left out.
 
     With `bf16`, blocks are gathered in BF16 and their gradients reduced in FP32; inputs are left as they
     are, so that the residual stream stays in FP32 as it does under DDP with autocast.
     """
-    scalars = [name for name, parameter in objective.named_parameters() if parameter.ndim == 0]
-    if scalars:
-        raise ValueError(f"strategy fsdp2/hsdp cannot shard the scalar parameter {scalars[0]}; give it the shape (1,)")
+    scalars = {parameter for parameter in objective.parameters() if parameter.ndim == 0}
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(objective, mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32))
+    rest = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    fully_shard(objective, mesh=mesh, mp_policy=rest, ignored_params=scalars)
 
 
 def assert_sharded(objective: nn.Module, mesh: DeviceMesh) -> None:
-    """Every parameter is a DTensor, and the pieces of one shard group make up exactly one model.
+    """Every parameter but scalars is a DTensor, and the pieces of one shard group make up exactly one model.
 
     Raises:
         RuntimeError: a parameter is whole on every process, so that sharding would save nothing.
@@ -219,6 +241,8 @@ def assert_sharded(objective: nn.Module, mesh: DeviceMesh) -> None:
     here = total = 0
     device = torch.device(mesh.device_type)
     for name, parameter in objective.named_parameters():
+        if parameter.ndim == 0:
+            continue
         if not isinstance(parameter, DTensor):
             raise RuntimeError(f"{name} was not sharded")
         here += parameter.to_local().numel()
@@ -227,6 +251,18 @@ def assert_sharded(objective: nn.Module, mesh: DeviceMesh) -> None:
     dist.all_reduce(pieces, group=mesh.get_group("shard"))
     if int(pieces) != total:
         raise RuntimeError(f"the shards hold {int(pieces):,} numbers, the model {total:,}")
+
+
+def _touch_unsharded(objective: nn.Module, inputs: object, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give a zero gradient to everything outside the blocks that this process' batch did not use.
+
+    FSDP2 reduces the gradients that are there: with other parameters used on another process (no image
+    here, no function there) the two would exchange messages of different sizes and fail or hang.
+    """
+    touched = [p.sum() for p in objective.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+    nothing = torch.stack([value.float() for value in touched]).sum() * 0.0
+    first = next(iter(sums))
+    return {**sums, first: sums[first] + nothing}
 
 
 def _checkpoint_activations(block: nn.Module) -> None:

@@ -111,13 +111,13 @@ def build_optimizer(model: nn.Module, plan: Mapping[str, ParameterPlan], config:
 
     Call it after the model stands on its device and is sharded.
     """
-    grouped: dict[tuple[bool, bool, float], list[Tensor]] = defaultdict(list)
+    grouped: dict[tuple[bool, bool, float, bool], list[Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         entry = plan[name]
-        if entry.trainable:
-            grouped[entry.muon, entry.decay, entry.lr_scale].append(parameter)
+        if entry.trainable:  # torch's kernels take sharded or whole tensors, not both at once
+            grouped[entry.muon, entry.decay, entry.lr_scale, isinstance(parameter, DTensor)].append(parameter)
     groups = []
-    for (muon, decay, scale), parameters in grouped.items():
+    for (muon, decay, scale, _), parameters in grouped.items():
         base = (config.muon_lr or config.lr) if muon else config.lr
         groups.append(
             {

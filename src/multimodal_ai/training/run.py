@@ -46,6 +46,11 @@ def run_training(
     return run_stage(load_config(TrainConfig, path, overrides), hooks, path.parent)
 
 
+def run_from_file(config_path: str | Path, overrides: Sequence[str] = (), hooks: Sequence[HookFactory] = ()) -> int:
+    """As `run_training`; returns the exit code: 0, 130 after Ctrl-C, 143 after SIGTERM."""
+    return run_training(config_path, overrides, hooks).exit_code
+
+
 def run_stage(config: TrainConfig, hooks: Sequence[HookFactory] = (), folder: Path = Path()) -> TrainResult:
     """As `run_training`, from a config that is loaded; `folder` is where its YAML lay."""
     source = _model_folder(config.init_from) if config.init_from is not None else None
@@ -166,12 +171,6 @@ def _check_fit(config: TrainConfig) -> None:
         ("data.image.patch_size", data.image.patch_size, "model.vision.patch_size", model.vision.patch_size),
         ("data.image.merge", data.image.merge, "model.fusion.merge", model.fusion.merge),
         ("data.rendering.merge", data.rendering.merge, "model.fusion.merge", model.fusion.merge),
-        (
-            "data.rendering.max_parameters",
-            data.rendering.max_parameters,
-            "model.head.max_parameters",
-            model.head.max_parameters,
-        ),
         (
             "data.rendering.image_slots",
             data.rendering.image_slots,

@@ -133,10 +133,7 @@ class Trainer:
         self.distribution = Distribution(objective, config, self.accelerator)
         model: nn.Module = self._objective_api.model
         self.optimizer = build_optimizer(model, plan, config.optimizer)
-        self.parts: dict[str, list[nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():
-            if plan[name].trainable:
-                self.parts.setdefault(plan[name].part, []).append(parameter)
+        self.trained = [(plan[name].part, p) for name, p in model.named_parameters() if plan[name].trainable]
         self.micro_batches, self.on_evaluate, self.flops = micro_batches, on_evaluate, flops
         self.identity, self.on_save = dict(identity or {}), on_save
         self.checkpointer = Checkpointer(config.output_dir / "checkpoints", config.checkpoint, self.distribution)
@@ -281,8 +278,7 @@ class Trainer:
             term: total / counts[term] if counts[term] else math.nan
             for term, total in zip(self.terms, totals, strict=True)
         }
-        norms = distribution.gradient_norms(self.parts)
-        self._clip(norms)
+        norms = self._finish_gradients()
         factor = schedule_factor(self.config.schedule, self.step, self.budget.steps)
         set_learning_rate(self.optimizer, factor)
         self.optimizer.step()
@@ -299,8 +295,20 @@ class Trainer:
             data_wait=waited,
         )
 
-    def _clip(self, norms: Mapping[str, float]) -> None:
-        """Scale all gradients down to the largest norm allowed; refuse a norm that is not finite."""
+    def _finish_gradients(self) -> dict[str, float]:
+        """Clip the gradients, and return their norm before that by part.
+
+        A parameter that no loss has reached yet is left alone, so that a part without a loss in this stage
+        neither decays nor costs optimizer memory, whether its gradient is missing (DDP) or zero (FSDP2).
+        """
+        self.distribution.finish_gradients()
+        each = self.distribution.gradient_norms([parameter for _, parameter in self.trained])
+        squares: dict[str, float] = {}
+        for (part, parameter), norm in zip(self.trained, each, strict=True):
+            squares[part] = squares.get(part, 0.0) + norm**2
+            if norm == 0 and not self.optimizer.state.get(parameter):
+                parameter.grad = None
+        norms = {part: math.sqrt(square) for part, square in squares.items()}
         for part, norm in norms.items():
             if not math.isfinite(norm):
                 raise NonFiniteError(
@@ -309,8 +317,8 @@ class Trainer:
                 )
         total, limit = math.hypot(*norms.values()), self.config.optimizer.grad_clip
         if limit and total > limit:
-            grads = [local(p.grad) for part in self.parts.values() for p in part if p.grad is not None]
-            torch._foreach_mul_(grads, limit / total)
+            torch._foreach_mul_([local(p.grad) for _, p in self.trained if p.grad is not None], limit / total)
+        return norms
 
     def _where_not_finite(self, per_micro: Tensor, micro: Sequence[TrainingBatch]) -> str:
         places = []
