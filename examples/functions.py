@@ -2,7 +2,7 @@
 
     multimodal-ai ask --image meter.png "Log this reading" --functions examples/functions.py --approve
 
-The file is `function_log.jsonl` in the current folder, or the one that MULTIMODAL_AI_LOG names.
+The file is `function_log.jsonl` in the current folder, or the one that MULTIMODAL_AI_LEDGER names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from multimodal_ai.functions import function
 
 
 def _log_path() -> Path:
-    return Path(os.environ.get("MULTIMODAL_AI_LOG", "function_log.jsonl"))
+    return Path(os.environ.get("MULTIMODAL_AI_LEDGER", "function_log.jsonl"))
 
 
 def _append(kind: str, entry: dict[str, Any]) -> None:

@@ -1,0 +1,259 @@
+"""The quickstart: data, three stages, evaluation, report, and one image through the function loop.
+
+Everything comes from installed packages, nothing from the network. It uses the same configs, trainer,
+engine and suites as any other run; all that is special here is that the stages share one clock, so that
+the whole ends within ten minutes on two cores. It never looks at a test split before the evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from multimodal_ai.data.messages import Sample
+from multimodal_ai.data.rows import load_rows
+from multimodal_ai.data.tokenizer import Tokenizer
+from multimodal_ai.utils.logger import console, get_logger, peak_memory_gb, progress
+
+log = get_logger(__name__)
+
+STAGES = ("pretraining", "alignment", "instruction_tuning")
+VOCABULARY = 4096
+# rows by recipe and split; None: all there are
+ROWS: dict[str, dict[str, int | None]] = {
+    "digits": {"train": 16_000, "test": 600},
+    "function_cards": {"train": 16_000, "test": 600},
+    "easy_vqa": {"train": None, "test": None},
+    "stdlib_text": {"train": None, "test": None},
+}
+# limits of the evaluation, and of the two-minute form
+EVALUATED = {"vqa": 3000, "calls": 900, "retrieval": 300, "text": 100}
+QUICK = 0.12  # share of everything in the two-minute form
+BARS = {"easy_vqa_accuracy": 0.85, "image_call_exact": 0.80, "trigger_auroc": 0.95, "schema_valid": 1.0}
+
+
+@dataclass
+class Outcome:
+    """What a quickstart ends with: the numbers of results.json and where the report lies."""
+
+    results: dict[str, float]
+    report: Path
+    exit_code: int = 0
+    passed: dict[str, bool] = field(default_factory=dict)
+
+
+def run(folder: Path = Path("runs/quickstart"), quick: bool = False, configs: Path = Path("configs/quickstart")) -> Outcome:
+    """Run everything; an interrupted run goes on where it stopped when started again.
+
+    folder: where data, stages, model, results.json and report.html are written.
+    quick: the two-minute form, which shows that everything works and reaches no bar.
+    configs: folder with pretraining.yaml, alignment.yaml and instruction_tuning.yaml.
+
+    Raises ValueError where the configs are missing, and what the trainer raises.
+    """
+    from multimodal_ai.training.run import run_training
+
+    started = time.monotonic()
+    missing = [stage for stage in STAGES if not (configs / f"{stage}.yaml").is_file()]
+    if missing:
+        raise ValueError(f"{configs}: no {missing[0]}.yaml there; run this in the project's folder")
+    share = QUICK if quick else 1.0
+    data = folder / "data"
+    _prepare(data, share)
+    _train_tokenizer(data)
+    before: Path | None = None
+    for stage in STAGES:
+        result = run_training(configs / f"{stage}.yaml", _overrides(configs, folder, stage, before, share))
+        if result.exit_code:
+            log.warning("stopped; run the same command again to go on from %s", result.checkpoint)
+            return Outcome({}, folder / "report.html", result.exit_code)
+        before = folder / stage
+    for file in (folder / STAGES[-1] / "model").iterdir():
+        shutil.copy2(file, folder / file.name)
+    return _evaluate(folder, share, started)
+
+
+def _overrides(configs: Path, folder: Path, stage: str, before: Path | None, share: float) -> list[str]:
+    """The config's paths moved to `folder`, and its time budget to this machine's share."""
+    import yaml
+
+    raw = yaml.safe_load((configs / f"{stage}.yaml").read_text(encoding="utf-8"))
+    overrides = [
+        f"output_dir={folder / stage}",
+        f"schedule.time_budget_s={raw['schedule']['time_budget_s'] * share}",
+    ]
+    for name, source in raw["data"]["sources"].items():
+        overrides.append(f"data.sources.{name}.path={folder / 'data' / Path(*Path(source['path']).parts[-2:])}")
+    if before is None:
+        overrides.append(f"tokenizer={folder / 'data'}")
+    else:
+        overrides.append(f"init_from={before}")
+    return overrides
+
+
+# -- data -----------------------------------------------------------------------------------------------------
+
+
+def _prepare(data: Path, share: float) -> None:
+    """Write every recipe's splits that are not there yet, on all cores."""
+    jobs = []
+    for name, splits in ROWS.items():
+        for split, rows in splits.items():
+            limit = None if rows is None else max(int(rows * share), 200)
+            mark = data / name / f".{split}.{limit}"
+            if not mark.exists():
+                jobs.append((name, split, limit, data))
+    if not jobs:
+        return
+    with progress() as bar, ProcessPoolExecutor(max_workers=min(os.cpu_count() or 1, 8)) as pool:
+        task = bar.add_task("Making data", total=len(jobs))
+        for job in as_completed([pool.submit(_write, *arguments) for arguments in jobs]):
+            job.result()
+            bar.advance(task)
+
+
+def _write(name: str, split: str, limit: int | None, data: Path) -> None:
+    from multimodal_ai.data.recipes import write_recipe
+
+    write_recipe(name, data, splits=[split], limit=limit)
+    for old in (data / name).glob(f".{split}.*"):
+        old.unlink()
+    (data / name / f".{split}.{limit}").touch()
+
+
+def _train_tokenizer(data: Path) -> None:
+    if (data / "tokenizer.json").is_file():
+        return
+    with console.status("Training the tokenizer"):
+        Tokenizer.train(_tokenizer_texts(data), VOCABULARY).save(data)
+
+
+def _tokenizer_texts(data: Path, rows_each: int = 2500) -> Iterator[str]:
+    """Everything that will be read or written, of the training splits."""
+    for name in ROWS:
+        rows = load_rows(data / name / "train.parquet")
+        for index in range(min(rows_each, len(rows))):
+            sample = Sample.from_row(rows[index], f"row {index + 1} of {name}")
+            for spec in sample.specs:
+                yield f"{spec.name} {spec.description}"
+                for parameter in spec.parameter_names:
+                    yield f"{parameter} {spec.parameter_schema(parameter).get('description', '')}"
+            for message in sample.messages:
+                yield message.text
+                for call in message.tool_calls:
+                    yield json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))
+
+
+# -- evaluation -----------------------------------------------------------------------------------------------
+
+
+def _evaluate(folder: Path, share: float, started: float) -> Outcome:
+    from multimodal_ai.evaluation.report import describe_environment, headline, write_report
+    from multimodal_ai.evaluation.runner import load_samples, metrics_of, run_suites, write_json
+    from multimodal_ai.inference import Engine
+
+    engine = Engine.from_pretrained(folder)
+    limits = {name: max(int(limit * share), 40) for name, limit in EVALUATED.items()}
+    data = folder / "data"
+    digits = load_samples(data / "digits" / "test.parquet")
+    cards = load_samples(data / "function_cards" / "test.parquet")
+    pictures = [sample for sample in digits if sample.task == "call"]
+    suites = {
+        "vqa": load_samples(data / "easy_vqa" / "test.parquet", limits["vqa"]),
+        "calls": pictures[: limits["calls"] // 2] + cards[: limits["calls"] // 2],
+        "retrieval": [sample for sample in digits if sample.task == "caption"][: limits["retrieval"]],
+        "text": load_samples(data / "stdlib_text" / "test.parquet", limits["text"]),
+    }
+    suites["vqa"] = [sample for sample in suites["vqa"] if sample.task == "vqa"]
+    found = run_suites(engine, suites, batch_size=64)
+    transcript = _function_loop(engine, pictures, folder)
+    results = {
+        "easy_vqa_accuracy": found["vqa"].metrics["accuracy"],
+        "image_call_exact": found["calls"].metrics["image_call_exact"],
+        "trigger_auroc": found["calls"].metrics["trigger_auroc"],
+        "schema_valid": found["calls"].metrics["schema_valid"],
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_memory_gb": round(peak_memory_gb(), 2),
+    }
+    write_json(results, folder / "results.json")
+    write_json(metrics_of(found), folder / "metrics.json")
+    headlines = [
+        headline(found["vqa"], "accuracy", "Questions about images (easy-VQA)", BARS["easy_vqa_accuracy"]),
+        headline(found["calls"], "image_call_exact", "Whole call exact, from an image", BARS["image_call_exact"]),
+        headline(found["calls"], "trigger_auroc", "Knows when to call (AUROC)", BARS["trigger_auroc"]),
+        headline(found["calls"], "schema_valid", "Calls that fit their schema", BARS["schema_valid"]),
+    ]
+    report = write_report(
+        folder,
+        found,
+        out=folder / "report.html",
+        headlines=headlines,
+        transcript=transcript,
+        environment=describe_environment(results["seconds"], results["peak_memory_gb"]),
+        title="multimodal_ai quickstart",
+    )
+    outcome = Outcome(results, report, passed={name: results[name] >= bar for name, bar in BARS.items()})
+    _print(outcome)
+    return outcome
+
+
+def _print(outcome: Outcome) -> None:
+    from rich.table import Table
+
+    table = Table("measure", "value", "bar", title="Held-out data, digit images and functions not seen in training")
+    for name, value in outcome.results.items():
+        bar = BARS.get(name)
+        mark = "" if bar is None else (f"[green]≥ {bar:.2f} ✓[/]" if outcome.passed[name] else f"[red]≥ {bar:.2f} ✗[/]")
+        table.add_row(name, f"{value:.3f}" if bar is not None else f"{value:g}", mark)
+    console.print(table)
+    console.print(f"Report: {outcome.report}", highlight=False)
+
+
+def _function_loop(engine: Any, pictures: list[Sample], folder: Path) -> list[Any]:
+    """One held-out plate through the loop: image and request, call, the Python function runs, final answer."""
+    from multimodal_ai.evaluation.report import Turn
+    from multimodal_ai.functions import FunctionLoop, load_functions
+    from multimodal_ai.inference import Request
+
+    registry = load_functions(Path("examples/functions.py"))
+    sample = next(
+        sample
+        for sample in pictures
+        if sample.messages[-1].tool_calls and sample.messages[-1].tool_calls[0].name == "log_reading"
+    )
+    request = sample.messages[-2].text or "Log this reading."
+    calls: list[Any] = []
+
+    def respond(messages: Any, functions: Any, images: Any, tool_choice: Any) -> Any:
+        reply = engine.generate([Request(messages, functions, images, tool_choice=tool_choice, max_tokens=96)])[0]
+        calls.extend(reply.calls)
+        return reply
+
+    os.environ.setdefault("MULTIMODAL_AI_LEDGER", str(folder / "ledger.jsonl"))
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": request}]}]
+    outcome = FunctionLoop(respond, registry, approve=lambda call: "allow").run(messages, [sample.images[0]])
+    console.rule("One image through the function loop")
+    console.print(f"user: {request} [image]", markup=False)
+    turns = [Turn("user", request, images=[sample.images[0]])]
+    made = {call.id: call for call in calls}
+    for message in outcome.messages[1:]:
+        shown = [
+            {"name": call["function"]["name"], "arguments": json.loads(call["function"]["arguments"])}
+            for call in message.get("tool_calls", ())
+        ]
+        for call, plain in zip(message.get("tool_calls", ()), shown, strict=True):
+            if call["id"] in made:
+                plain["confidence"] = made[call["id"]].confidence
+            console.print(f"call: {plain['name']}({json.dumps(plain['arguments'])})", markup=False)
+        text = message.get("content") or ""
+        if text:
+            console.print(f"{message['role']}: {text}", markup=False)
+        turns.append(Turn(message["role"], text, shown))
+    return turns
