@@ -225,8 +225,6 @@ class _BoundedCopy:
     def _array(self, node: dict[str, Any], level: int, where: str) -> bool:
         fixed = node.pop("prefixItems", None)
         items = node.get("items", True)
-        if isinstance(items, list):  # the form before draft 2020-12
-            fixed, items = items, node.pop("additionalItems", True)
         least = node.get("minItems", 0)
         if fixed is not None:
             copies = [self.copy(item, level, f"{where}/{index}") for index, item in enumerate(fixed)]
@@ -247,6 +245,7 @@ class _BoundedCopy:
 
     def _object(self, node: dict[str, Any], level: int, where: str, top: bool) -> bool:
         required = set(node.get("required", ()))
+        declared = bool(node.get("properties"))
         properties: dict[str, Any] = {}
         for name, schema in (node.get("properties") or {}).items():
             copied = self.copy(schema, level, f"{where}/{name}")
@@ -270,7 +269,7 @@ class _BoundedCopy:
         if keyed:
             node["patternProperties"] = keyed
         if extra is None:
-            extra = not (top or properties or keyed or required)
+            extra = not (top or declared or keyed or required)
         free = self._anything(1) if extra is True else self.copy(extra, level, f"{where}/*")
         node["additionalProperties"] = False
         if free is None or free is False:

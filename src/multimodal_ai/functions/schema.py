@@ -32,6 +32,7 @@ from multimodal_ai.functions.canonical import (
 from multimodal_ai.functions.json_schema import (
     SchemaError,
     check_schema,
+    iter_subschemas,
     resolve_reference,
     resolve_schema,
 )
@@ -81,6 +82,7 @@ class FunctionSpec:
         parameters = copy.deepcopy(dict(self.parameters))
         if "$ref" in parameters:
             parameters = copy.deepcopy(resolve_schema(parameters, parameters))
+        _modernize(parameters)
         parameters = {"type": "object", "properties": {}, **parameters}
         if parameters["type"] != "object":
             raise SchemaError(f"{where}: expected type object, got {short_json(parameters['type'])}")
@@ -152,6 +154,19 @@ class FunctionSpec:
     def parameter_schema(self, name: str) -> dict[str, Any]:
         """The schema of one parameter with its own `$ref` followed. Raises KeyError for an unknown name."""
         return resolve_schema(self.parameters["properties"][name], self.parameters)
+
+
+def _modernize(schema: dict[str, Any]) -> None:
+    """Rewrite, in place, the lists of `items` of older drafts as `prefixItems`."""
+    try:
+        nodes = [node for _, node in iter_subschemas(schema)]
+    except SchemaError:  # too deep; check_schema says so with the place
+        return
+    for node in nodes:
+        if isinstance(node, dict) and isinstance(node.get("items"), list):
+            node["prefixItems"] = node.pop("items")
+            if "additionalItems" in node:
+                node["items"] = node.pop("additionalItems")
 
 
 @dataclass(frozen=True)
