@@ -37,6 +37,8 @@ class VisualTokens:
 class ProjectionFusion(nn.Module):
     """Pixel-shuffle and an MLP (LLaVA, arXiv 2304.08485; pixel-shuffle as in Idefics 3, arXiv 2408.12637)."""
 
+    mixes = False  # whether `mix` is to be called after every text layer
+
     def __init__(self, config: FusionConfig, vision_width: int, text: BlockConfig) -> None:
         super().__init__()
         self.merge = config.merge
@@ -72,7 +74,7 @@ class ProjectionFusion(nn.Module):
         return x.masked_scatter(slots[..., None], chosen)
 
     def mix(self, number: int, x: Tensor, visual: VisualTokens | None, image_index: Tensor | None) -> Tensor:
-        """Nothing to do after a layer: the visual tokens already stand in x."""
+        """Never called: the visual tokens already stand in x."""
         return x
 
 
@@ -93,6 +95,8 @@ class GatedCrossAttention(nn.Module):
 
 class CrossAttentionFusion(nn.Module):
     """Perceiver resampler and one gated cross-attention per text layer."""
+
+    mixes = True
 
     def __init__(self, config: FusionConfig, vision_width: int, text: BlockConfig) -> None:
         super().__init__()

@@ -44,13 +44,41 @@ class BlockConfig(ConfigModel):
         return self.width // self.heads
 
 
+class Packing:
+    """Sequences of different lengths without their padding: float[N, ...] for N = lengths.sum().
+
+    Everything that looks at one token at a time runs on the packed rows; only attention pads them.
+
+        lengths [3, 1]    packed  a0 a1 a2 b0    padded  a0 a1 a2
+                                                         b0  .  .
+    """
+
+    def __init__(self, lengths: Tensor, size: int) -> None:
+        """lengths: int[B]; size: T, the padded length, at least the largest of them."""
+        self.valid = lengths_to_valid(lengths, size)
+        self.rows = self.valid.flatten().nonzero().squeeze(1)
+        self.full = len(self.rows) == self.valid.numel()
+
+    def pad(self, x: Tensor) -> Tensor:
+        """float[N, ...] -> float[B, T, ...], zero where there is nothing."""
+        if not self.full:
+            x = x.new_zeros(self.valid.numel(), *x.shape[1:]).index_copy(0, self.rows, x)
+        return x.unflatten(0, self.valid.shape)
+
+    def unpad(self, x: Tensor) -> Tensor:
+        """float[B or 1, T, ...] -> float[N, ...]."""
+        x = x.expand(*self.valid.shape, *x.shape[2:]).flatten(0, 1)
+        return x if self.full else x.index_select(0, self.rows)
+
+
 @dataclass
 class AttentionLayout:
-    """Who may attend to whom in a padded batch.
+    """Who may attend to whom in a batch.
 
     key_valid: bool[B, S], False for padding; None when every key may be seen.
     causal: query t sees keys up to `offset + t`.
     offset: number of keys that lie before the first query (the cached ones).
+    packing: how the queries (and a block's own keys) are packed; None when they come padded.
 
         causal, offset 2      key_valid [1 1 0]
         q0  1 1 1 0 0         q0  1 1 0
@@ -60,6 +88,7 @@ class AttentionLayout:
     key_valid: Tensor | None = None
     causal: bool = False
     offset: int = 0
+    packing: Packing | None = None
     _bias: dict[tuple[torch.dtype, int, int], Tensor | None] = field(default_factory=dict, repr=False)
 
     def bias(self, queries: int, keys: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
@@ -127,7 +156,7 @@ def rotary_angles(positions: Tensor, head_width: int, theta: float) -> tuple[Ten
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the two halves of every head of x: float[B, T, H, E] by angles float[B or 1, T, E / 2]."""
+    """Turn the two halves of every head of x: float[..., H, E] by angles float[..., E / 2]."""
     cos, sin = (part.to(x.dtype).unsqueeze(-2) for part in angles)
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
@@ -164,11 +193,14 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.heads * E, config.width, bias=False)
         self.query_norm, self.key_norm = LayerNorm(E), LayerNorm(E)
 
-    def keys_values(self, memory: Tensor, angles: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """memory: float[B, S, D] -> keys and values, each float[B, S, K, E]."""
-        k, v = self.key_value(memory).view(*memory.shape[:2], 2, self.kv_heads, self.head_width).unbind(2)
+    def keys_values(
+        self, memory: Tensor, angles: tuple[Tensor, Tensor] | None = None, packing: Packing | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """memory: float[B, S, D], or packed float[N, D] -> keys and values, each float[B, S, K, E]."""
+        k, v = self.key_value(memory).unflatten(-1, (2, self.kv_heads, self.head_width)).unbind(-3)
         k = self.key_norm(k)
-        return (rotate(k, angles) if angles is not None else k), v
+        k = rotate(k, angles) if angles is not None else k
+        return (k, v) if packing is None else (packing.pad(k), packing.pad(v))
 
     def forward(
         self,
@@ -177,12 +209,17 @@ class Attention(nn.Module):
         layout: AttentionLayout,
         angles: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """x: float[B, T, D] attends to keys and values float[B, S, K, E]; returns float[B, T, D]."""
-        q = self.query_norm(self.query(x).view(*x.shape[:2], self.heads, self.head_width))
+        """x: float[B, T, D], packed float[N, D] where the layout packs, attends to keys and values
+        float[B, S, K, E]; returns the shape of x.
+        """
+        q = self.query_norm(self.query(x).unflatten(-1, (self.heads, self.head_width)))
         if angles is not None:
             q = rotate(q, angles)
+        if layout.packing is not None:
+            q = layout.packing.pad(q)
         k, v = keys_values
-        return self.out(attend(q, k.to(q.dtype), v.to(q.dtype), layout, self.backend).flatten(2))
+        seen = attend(q, k.to(q.dtype), v.to(q.dtype), layout, self.backend)
+        return self.out((seen if layout.packing is None else layout.packing.unpad(seen)).flatten(-2))
 
 
 class SwiGLU(nn.Module):
@@ -213,11 +250,11 @@ class EncoderBlock(nn.Module):
         angles: tuple[Tensor, Tensor],
         before: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x: float[B, T, D]. `before`: keys and values float[B, M, K, E] to see besides x, standing in
-        front of it in the layout. Returns the new x and its own keys and values.
+        """x: packed float[N, D]. `before`: keys and values float[B, M, K, E] to see besides x, standing in
+        front of it in the layout. Returns the new x, and its own keys and values float[B, T, K, E].
         """
         normed = self.attention_norm(x)
-        own = self.attention.keys_values(normed, angles)
+        own = self.attention.keys_values(normed, angles, layout.packing)
         joined = own
         if before is not None:
             joined = (torch.cat((before[0], own[0]), dim=1), torch.cat((before[1], own[1]), dim=1))

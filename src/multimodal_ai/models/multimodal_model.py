@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from multimodal_ai.models.decoder import Context, Decoder, DecoderConfig
 from multimodal_ai.models.function_head import FunctionCallingHead, FunctionScores, HeadConfig
 from multimodal_ai.models.fusion import FusionConfig, VisualTokens, build_fusion
-from multimodal_ai.models.layers import init_weights, lengths_to_valid
+from multimodal_ai.models.layers import init_weights
 from multimodal_ai.models.text_encoder import StandaloneTexts, TextConfig, TextEncoder
 from multimodal_ai.models.vision_encoder import VisionConfig, VisionEncoder
 from multimodal_ai.utils.config import ConfigModel
@@ -173,14 +173,15 @@ class MultimodalModel(nn.Module):
         x = self.embed_source(batch.source_ids, batch.source_space, batch.source_role)
         if visual is not None:
             x = self.fusion.place(x, visual, batch.slots, batch.slot_image, batch.slot_token)
-        valid = lengths_to_valid(batch.source_lengths, batch.source_ids.shape[1])
         card_index = batch.card_index if texts is not None and batch.card_index.shape[1] else None
 
         def mix(number: int, states: Tensor) -> Tensor:
             return self.fusion.mix(number, states, visual, batch.image_index)
 
-        states = self.text(x, valid, texts if card_index is not None else None, card_index, mix)
-        return Context(states, valid, texts if card_index is not None else None, card_index)
+        texts = texts if card_index is not None else None
+        mixed = mix if self.fusion.mixes else None
+        states, valid = self.text(x, batch.source_lengths, texts, card_index, mixed)
+        return Context(states, valid, texts, card_index)
 
     # -- decoding ---------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from multimodal_ai.models.layers import (
     BlockConfig,
     EncoderBlock,
     LayerNorm,
-    lengths_to_valid,
+    Packing,
     rotary_angles,
 )
 
@@ -67,40 +67,43 @@ class TextEncoder(nn.Module):
         self.norm = LayerNorm(config.width)
         self.pooling = AttentionPooling(config.width, config.heads, embedding_width)
 
-    def _angles(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        positions = torch.arange(length, device=device)[None, :, None]
-        return rotary_angles(positions, self.config.head_width, self.config.rope_theta)
+    def _angles(self, packing: Packing) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(packing.valid.shape[1], device=packing.valid.device)[None, :, None]
+        return rotary_angles(packing.unpad(positions), self.config.head_width, self.config.rope_theta)
 
     def encode_alone(self, x: Tensor, lengths: Tensor) -> StandaloneTexts:
         """x: float[U, L, D], lengths: int[U] -> every text's states, pooled vector, keys and values."""
-        valid = lengths_to_valid(lengths, x.shape[1])
-        layout = AttentionLayout(key_valid=valid)
-        angles = self._angles(x.shape[1], x.device)
+        packing = Packing(lengths, x.shape[1])
+        layout = AttentionLayout(key_valid=packing.valid, packing=packing)
+        angles = self._angles(packing)
         keys_values = []
+        x = packing.unpad(x)
         for block in self.blocks:
             x, own = block(x, layout, angles)
             keys_values.append(own)
-        x = self.norm(x)
-        return StandaloneTexts(x, valid, self.pooling(x, valid), keys_values)
+        x = packing.pad(self.norm(x))
+        return StandaloneTexts(x, packing.valid, self.pooling(x, packing.valid), keys_values)
 
     def forward(
         self,
         x: Tensor,
-        valid: Tensor,
+        lengths: Tensor,
         cards: StandaloneTexts | None = None,
         card_index: Tensor | None = None,
         mix: Callable[[int, Tensor], Tensor] | None = None,
-    ) -> Tensor:
-        """x: float[B, S, D] and its mask bool[B, S]; card_index: int[B, F] into `cards`, -1 for none.
+    ) -> tuple[Tensor, Tensor]:
+        """x: float[B, S, D] and its lengths int[B]; card_index: int[B, F] into `cards`, -1 for none.
 
-        mix: called after each layer with its number and the states; cross-attention fusion enters there.
-        Returns float[B, S, D].
+        mix: called after each layer with its number and the states float[B, S, D]; cross-attention fusion
+        enters there. Returns float[B, S, D] and the mask bool[B, S].
         """
-        key_valid = valid
+        packing = Packing(lengths, x.shape[1])
+        key_valid = packing.valid
         if cards is not None and card_index is not None:
-            key_valid = torch.cat((gather_valid(cards.valid, card_index), valid), dim=1)
-        layout = AttentionLayout(key_valid=key_valid)
-        angles = self._angles(x.shape[1], x.device)
+            key_valid = torch.cat((gather_valid(cards.valid, card_index), key_valid), dim=1)
+        layout = AttentionLayout(key_valid=key_valid, packing=packing)
+        angles = self._angles(packing)
+        x = packing.unpad(x)
         for number, block in enumerate(self.blocks):
             before = None
             if cards is not None and card_index is not None:
@@ -108,5 +111,5 @@ class TextEncoder(nn.Module):
                 before = (gather_memory(k, card_index), gather_memory(v, card_index))
             x, _ = block(x, layout, angles, before)
             if mix is not None:
-                x = mix(number, x)
-        return self.norm(x)
+                x = packing.unpad(mix(number, packing.pad(x)))
+        return packing.pad(self.norm(x)), packing.valid

@@ -15,7 +15,7 @@ from multimodal_ai.models.layers import (
     BlockConfig,
     EncoderBlock,
     LayerNorm,
-    lengths_to_valid,
+    Packing,
     rotary_angles,
 )
 
@@ -44,15 +44,15 @@ class VisionEncoder(nn.Module):
         Returns patch states float[I, N, D] and one pooled embedding float[I, embedding_width].
         """
         N = patches.shape[1]
-        lengths = grids.prod(-1)
-        valid = lengths_to_valid(lengths, N)
-        layout = AttentionLayout(key_valid=valid)
+        packing = Packing(grids.prod(-1), N)
+        layout = AttentionLayout(key_valid=None if packing.full else packing.valid, packing=packing)
         index = torch.arange(N, device=patches.device)[None, :]
         columns = grids[:, 1:].clamp(min=1)
         positions = torch.stack((index // columns, index % columns), dim=-1)
-        angles = rotary_angles(positions, self.config.head_width, self.config.rope_theta)
-        x = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype) / 127.5 - 1.0)
+        angles = rotary_angles(packing.unpad(positions), self.config.head_width, self.config.rope_theta)
+        x = packing.unpad(patches).to(self.patch_embedding.weight.dtype) / 127.5 - 1.0
+        x = self.patch_embedding(x)
         for block in self.blocks:
             x, _ = block(x, layout, angles)
-        x = self.norm(x)
-        return x, self.pooling(x, valid)
+        x = packing.pad(self.norm(x))
+        return x, self.pooling(x, packing.valid)
