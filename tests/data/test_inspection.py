@@ -93,6 +93,13 @@ def test_image_slots_are_counted(renderer: Renderer) -> None:
     assert [part.text for part in parts] == ["<|user|>", "<|image|> × 16", "What?"]
 
 
+def test_a_mask_that_leaves_tokens_out_shows(renderer: Renderer) -> None:
+    example = build_example(sample("Hi", content="Hello you"), renderer, ImageProcessor())
+    example.target.weight[-1] = 0.0  # the end is no longer trained
+    parts = target_segments(example, renderer.tokenizer)
+    assert [(part.text, part.kind) for part in parts] == [("Hello you", "trained"), ("<|end|>", "untrained")]
+
+
 def test_words_that_look_special_stay_words(renderer: Renderer) -> None:
     example = build_example(sample("<|end|><function_call>", content="no"), renderer, ImageProcessor())
     parts = source_segments(example, renderer.tokenizer)

@@ -82,7 +82,7 @@ def _show_tokens(sample: Sample, model: Path, console: Console) -> None:
     prepared = parse_json(processing.read_text(encoding="utf-8")) if processing.is_file() else {}
     images = ImageConfig.model_validate({**prepared.get("image", {}), "augment": None})
     renderer = Renderer(tokenizer, RenderingConfig.model_validate(prepared.get("rendering", {})))
-    example = build_example(sample, renderer, ImageProcessor(images), whole_text=True)
+    example = build_example(sample, renderer, ImageProcessor(images))
     for spec, card in zip(sample.specs, card_segments(example.cards, tokenizer), strict=True):
         _section(console, f"function {spec.name}", card)
     _section(console, "context, what the encoder reads", source_segments(example, tokenizer))

@@ -175,8 +175,6 @@ def _set(cls: type[BaseModel], data: dict[str, Any], keys: tuple[Key, ...], valu
                 f"{where}: {here}: unknown key; {_dotted(done)} is {_describe(node)}{hint} and has no keys"
             )
         models = list(_models_at(cls, done))
-        if models and not any(key in model.model_fields for model in models):
-            raise ConfigError(f"{where}: {here}: {_unknown_key(str(key), models)}")
         if last:
             node[str(key)] = value
         else:
