@@ -7,6 +7,7 @@ or an error text; nothing a function does, not even SystemExit, reaches the call
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from multimodal_ai.functions.registry import RegisteredFunction
 Isolation = Literal["thread", "process"]
 # The little of the environment that a program needs to start; no variable in it can hold a secret.
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SYSTEMROOT", "TMPDIR")
+_MOST_ITEMS = 100_000
 
 
 class TransientError(Exception):
@@ -105,15 +107,18 @@ def result_text(value: Any) -> str:
     """A function's result as text: strings as they are, None as "done", everything else as compact JSON.
 
     Models, dataclasses, enums, dates, sets and the like become JSON; what nothing fits becomes its `str`.
-    Raises ValueError for what cannot be written (a list that holds itself).
+    Raises ValueError for what cannot be written (a list that holds itself, a generator without end).
     """
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     if value is None:
         return "done"
-    return canonical_json(
-        pydantic_core.to_jsonable_python(value, fallback=str, inf_nan_mode="strings", bytes_mode="base64")
-    )
+    if isinstance(value, Iterator):  # read here: a thread that is left behind must not hang in foreign code
+        value = list(itertools.islice(value, _MOST_ITEMS + 1))
+        if len(value) > _MOST_ITEMS:
+            raise ValueError(f"the result has more than {_MOST_ITEMS:,} items")
+    plain = pydantic_core.to_json(value, fallback=str, inf_nan_mode="strings", bytes_mode="base64")
+    return canonical_json(json.loads(plain))
 
 
 def _describe(error: BaseException) -> str:

@@ -61,6 +61,7 @@ class _Run:
     calls: int = 0
     invalid_turns: int = 0
     results_seen: bool = False
+    secrets: set[str] = field(default_factory=set)
 
     @property
     def time_left(self) -> float:
@@ -135,8 +136,9 @@ class FunctionLoop:
             self._run_turn(run, pending)
             history += [_tool_message(call) for call in pending]
             run.results_seen = True
-        trace.answer, trace.stopped_because = redact_text(answer), reason
-        trace.messages = plain_messages(history[start:])
+        secrets = sorted(run.secrets, key=len, reverse=True)
+        trace.answer, trace.stopped_because = redact_text(answer, secrets), reason
+        trace.messages = plain_messages(history[start:], secrets)
         return LoopResult(answer, history, list(trace.events), reason, trace)  # type: ignore[arg-type]
 
     def _text_only(self, run: _Run, step: int) -> StoppedBecause | None:
@@ -161,16 +163,18 @@ class FunctionLoop:
         return result
 
     def _validate(self, run: _Run, proposal: CallLike, functions: Mapping[str, RegisteredFunction]) -> _Pending:
-        name, problem = str(proposal.name), ""
+        name, problem = _readable(str(proposal.name)), ""
         function = functions.get(name)
         try:
             arguments = canonical_arguments(function.spec if function else None, proposal.arguments)
         except ValueError as error:
             arguments, problem = {}, str(error)
         run.calls += 1
-        identity = call_hash(name, arguments if not problem else str(proposal.arguments)[:1000])
+        unread = proposal.arguments if isinstance(proposal.arguments, str) else problem
+        identity = call_hash(name, unread if problem else arguments)
         call = _Pending(run.calls, str(proposal.id or f"call_{run.calls}"), name, identity)
         call.arguments = arguments
+        run.secrets.update(secret_values(arguments))
         run.proposed[identity] += 1
         run.trace.add("proposed", call.number, name, identity, id=call.id, arguments=arguments)
         if run.calls > self.policy.max_calls:
@@ -187,7 +191,7 @@ class FunctionLoop:
         details: list[dict[str, str]] = []
         if function is None:
             names = ", ".join(list(functions)[:64]) or "none"
-            kind, problem = "unknown_function", f"there is no function {name[:80]!r}; functions: {names}"
+            kind, problem = "unknown_function", f"there is no function {name!r}; functions: {names}"
         elif problem:
             kind = "invalid_arguments"
         else:
@@ -360,6 +364,11 @@ def _copy(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _copy(item) for key, item in value.items()}
     return [_copy(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _readable(name: str) -> str:
+    """A name as text that can be written: an unknown one may hold anything and have any length."""
+    return name[:128].encode("utf-8", "replace").decode("utf-8")
 
 
 def _assistant_message(turn: Turn, pending: Sequence[_Pending]) -> dict[str, Any]:

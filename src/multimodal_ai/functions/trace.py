@@ -10,13 +10,13 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from multimodal_ai.functions.canonical import canonical_json
-from multimodal_ai.functions.redaction import redact_value
+from multimodal_ai.functions.redaction import redact_text, redact_value
 
 EventKind = Literal[
     "proposed",
@@ -153,8 +153,8 @@ class Trace:
         return sum(event.kind == kind for event in self.events)
 
 
-def plain_messages(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages as JSON data for a trace: pictures given as bytes or objects become their length or type."""
+def plain_messages(messages: Iterable[Mapping[str, Any]], secrets: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Messages as JSON data for a trace, without secrets; pictures become their length or type."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -163,7 +163,9 @@ def plain_messages(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
             return [plain(item) for item in value]
         if isinstance(value, (bytes, bytearray)):
             return f"<{len(value)} bytes>"
-        if value is None or isinstance(value, (str, int, float, bool)):
+        if isinstance(value, str):
+            return redact_text(value, secrets)
+        if value is None or isinstance(value, (int, float, bool)):
             return value
         return f"<{type(value).__name__}>"
 
