@@ -20,14 +20,15 @@ def _log_path() -> Path:
     return Path(os.environ.get("MULTIMODAL_AI_LEDGER", "function_log.jsonl"))
 
 
-def _append(kind: str, entry: dict[str, Any]) -> None:
+def _append(kind: str, entry: dict[str, Any]) -> dict[str, Any]:
     line = {"kind": kind, **entry, "time": datetime.now(UTC).isoformat(timespec="seconds")}
     with _log_path().open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return {"status": "ok", **entry}
 
 
 @function(side_effect=True)
-def log_reading(meter: str, value: int, unit: Literal["kWh", "m3", "L"]) -> str:
+def log_reading(meter: str, value: int, unit: Literal["kWh", "m3", "L"]) -> dict[str, Any]:
     """Record the reading of an electricity, gas or water meter.
 
     Args:
@@ -35,12 +36,11 @@ def log_reading(meter: str, value: int, unit: Literal["kWh", "m3", "L"]) -> str:
         value: The reading shown on the display.
         unit: Unit of the reading.
     """
-    _append("reading", {"meter": meter, "value": value, "unit": unit})
-    return f"Logged {value} {unit} for meter {meter}."
+    return _append("reading", {"meter": meter, "value": value, "unit": unit})
 
 
 @function(side_effect=True)
-def record_payment(payee: str, amount: float, currency: Literal["EUR", "USD", "GBP"]) -> str:
+def record_payment(payee: str, amount: float, currency: Literal["EUR", "USD", "GBP"]) -> dict[str, Any]:
     """Record a payment from a payment slip.
 
     Args:
@@ -48,8 +48,7 @@ def record_payment(payee: str, amount: float, currency: Literal["EUR", "USD", "G
         amount: Amount of money to pay.
         currency: Currency of the amount.
     """
-    _append("payment", {"payee": payee, "amount": amount, "currency": currency})
-    return f"Recorded a payment of {amount:.2f} {currency} to {payee}."
+    return _append("payment", {"payee": payee, "amount": amount, "currency": currency})
 
 
 @function(read_only=True)

@@ -49,7 +49,9 @@ class Outcome:
     passed: dict[str, bool] = field(default_factory=dict)
 
 
-def run(folder: Path = Path("runs/quickstart"), quick: bool = False, configs: Path = Path("configs/quickstart")) -> Outcome:
+def run(
+    folder: Path = Path("runs/quickstart"), quick: bool = False, configs: Path = Path("configs/quickstart")
+) -> Outcome:
     """Run everything; an interrupted run goes on where it stopped when started again.
 
     folder: where data, stages, model, results.json and report.html are written.

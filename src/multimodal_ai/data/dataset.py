@@ -96,9 +96,10 @@ class MicroBatches(TorchDataset[Batch]):
         world: int = 1,
     ) -> None:
         if global_size % (micro_size * world):
+            part = micro_size * world
             raise ValueError(
                 f"batch.global_size {global_size} does not divide by batch.micro_size {micro_size} times "
-                f"{world} processes; the next that does is {-(-global_size // (micro_size * world)) * micro_size * world}"
+                f"{world} processes; the next that does is {-(-global_size // part) * part}"
             )
         self.config, self.seed = config, seed
         self.global_size, self.micro_size, self.rank, self.world = global_size, micro_size, rank, world

@@ -96,8 +96,8 @@ def _function_labels(example: Example, sample: Sample, last: Message, specs: Seq
     if trigger not in TRIGGERS:
         raise DataError(f"meta.trigger is {trigger!r}; it must be one of {', '.join(TRIGGERS)}")
     example.trigger = TRIGGERS.index(trigger)
-    missing = set(meta.get("missing", ()))
-    gold = set(called) or {meta["function"]} if trigger in ("call", "ask_missing") and meta.get("function") else set(called)
+    asked_function, missing = meta.get("asks_for") or (None, None)
+    gold = set(called) or {asked_function}
     chosen = [float(spec.name in gold) for spec in specs]
     if sum(chosen):
         example.selection = [value / sum(chosen) for value in chosen] + [0.0]
@@ -106,7 +106,7 @@ def _function_labels(example: Example, sample: Sample, last: Message, specs: Seq
     for spec in specs:
         if spec.name in called:
             example.presence.append([int(name in called[spec.name]) for name in spec.parameter_names])
-        elif spec.name in gold and missing:
-            example.presence.append([0 if name in missing else -1 for name in spec.parameter_names])
+        elif spec.name == asked_function:
+            example.presence.append([0 if name == missing else -1 for name in spec.parameter_names])
         else:
             example.presence.append([-1] * len(spec.parameter_names))

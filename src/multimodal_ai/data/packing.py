@@ -6,7 +6,8 @@ differ are padded to the longest; lengths travel along, so that a packed layout 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -63,21 +64,18 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
-        moved = {
-            part.name: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
-            for part in fields(self)
-            for value in (getattr(self, part.name),)
-        }
-        return Batch(**moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, for copies that overlap with computing."""
-        moved = {
-            part.name: value.pin_memory() if isinstance(value, Tensor) else value
-            for part in fields(self)
-            for value in (getattr(self, part.name),)
-        }
-        return Batch(**moved)
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        moved = copy.copy(self)
+        for part in fields(self):
+            if part.name != "origins":
+                setattr(moved, part.name, change(getattr(self, part.name)))
+        return moved
 
     @property
     def useful_tokens(self) -> int:
@@ -145,9 +143,9 @@ def collate(examples: Sequence[Example], patch_values: int) -> Batch:
     role = pad_rows([example.source.role for example in examples], 0)
     N = max((len(image.patches) for _, image in images.values()), default=0)
     patches = torch.zeros(len(images), N, patch_values, dtype=torch.uint8)
-    for number, image in images.values():
-        patches[number, : len(image.patches)] = image.patches
-    grids = [image.grid for _, image in images.values()]
+    for number, shown in images.values():
+        patches[number, : len(shown.patches)] = shown.patches
+    grids = [shown.grid for _, shown in images.values()]
     source_lengths = np.array([len(example.source.ids) for example in examples])
     source_ids = pad_rows([example.source.ids for example in examples], 0)  # padding is a special token
     copyable = np.isin(role, COPYABLE_ROLES) & (source_ids >= len(SPECIAL_TOKENS))

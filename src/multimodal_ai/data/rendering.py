@@ -247,7 +247,7 @@ class Renderer:
         for token in ids:
             starts.append(position)
             position += len(self.tokenizer.token_bytes(token))
-        parameter: list[tuple[int, int] | None] = [None] * len(ids)
+        parameter: list[tuple[int, int] | None] = [None] * len(ids)  # of each token
         copied = [-1] * len(ids)
         for value in call.values:
             if value.parameter not in order:
@@ -261,8 +261,8 @@ class Renderer:
                 found = self.find(source, [ids[index] for index in leaf])
                 for index, where in zip(leaf, found, strict=True):
                     copied[index] = where
-        for token, where, copy in zip(ids, parameter, copied, strict=True):
-            self._push(target, token, self.config.call_weight, where, copy)
+        for token, of, source_position in zip(ids, parameter, copied, strict=True):
+            self._push(target, token, self.config.call_weight, of, source_position)
 
     def find(self, source: Source, ids: Sequence[int]) -> list[int]:
         """Source positions of the first place where `ids` stands verbatim in what may be copied.

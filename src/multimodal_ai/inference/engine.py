@@ -25,7 +25,8 @@ from multimodal_ai.data.messages import Sample
 from multimodal_ai.data.packing import Batch, collate
 from multimodal_ai.data.rendering import RESULT, SYSTEM, Renderer, RenderingConfig, Source, Target
 from multimodal_ai.data.tokenizer import Tokenizer
-from multimodal_ai.functions.grammar import GrammarCompiler, ParserEvent
+from multimodal_ai.functions.call_parser import ParserEvent
+from multimodal_ai.functions.grammar import GrammarCompiler
 from multimodal_ai.functions.schema import FunctionSpec, validate_arguments
 from multimodal_ai.inference.requests import ArgumentSource, Call, Delta, Reply, Request
 from multimodal_ai.inference.sampling import Sampler
@@ -76,7 +77,9 @@ class _Row:
 class Engine:
     """A model with its tokenizer and processing, ready to answer. Not safe for use by several threads at once."""
 
-    def __init__(self, model: MultimodalModel, tokenizer: Tokenizer, processing: ProcessingConfig | None = None) -> None:
+    def __init__(
+        self, model: MultimodalModel, tokenizer: Tokenizer, processing: ProcessingConfig | None = None
+    ) -> None:
         if model.config.vocab_size != tokenizer.vocab_size:
             raise ValueError(f"the model knows {model.config.vocab_size} tokens, the tokenizer {tokenizer.vocab_size}")
         self.model, self.tokenizer = model.eval(), tokenizer

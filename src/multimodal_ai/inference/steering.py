@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from multimodal_ai.data.tokenizer import Tokenizer
-from multimodal_ai.functions.grammar import CallParser, GrammarCompiler, Matcher, ParserEvent
+from multimodal_ai.functions.call_parser import CallParser, ParserEvent
+from multimodal_ai.functions.grammar import GrammarCompiler, Matcher
 from multimodal_ai.functions.schema import FunctionSpec
 from multimodal_ai.inference.requests import Request
 
@@ -102,7 +103,8 @@ class Steering:
         weights = {}
         for token in tokens.tolist():
             text = prefix + self.tokenizer.token_bytes(token)
-            share = sum(self.selection[n] for n, full in names.items() if full.startswith(text) or text.startswith(full))
+            branches = [name for name, full in names.items() if full.startswith(text) or text.startswith(full)]
+            share = sum(self.selection[name] for name in branches)
             weights[token] = float(np.log(max(share, 1e-6)))
         return weights
 

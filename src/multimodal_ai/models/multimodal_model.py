@@ -253,7 +253,7 @@ class MultimodalModel(nn.Module):
         folder = Path(folder)
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             if not (folder / name).is_file():
-                raise ValueError(f"{folder}: no {name} here; give the folder of a trained model, such as runs/quickstart")
+                raise ValueError(f"{folder}: no {name} here; give the folder of a trained model (runs/quickstart)")
         config = ModelConfig.model_validate(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
         with torch.device("meta"):
             model = cls(config)

@@ -188,12 +188,13 @@ def _sample(seed: int, split: str, number: int) -> Row:
         return row(NAME, "vqa", turns, shown, [image], digits=used, **decision)
 
     name = draw_meter(rng, split) if meter else draw_payee(rng, split)
-    function, served = str(gold["function"]["name"]), [gold]
+    function, served, more = str(gold["function"]["name"]), [gold], dict[str, Any]()
     ask = _sentence(rng.choice(words["request"][split]), name, rng)
     trigger = kind if kind in ("cannot", "ask_missing") else "answer" if kind == "follow_up" else "call"
     if kind == "ask_missing":
         ask = _sentence(rng.choice(words["request_without_name"][split]), "", rng)
         reply = [assistant(rng.choice(words["ask_name"]))]
+        more["asks_for"] = [function, "meter" if meter else "payee"]
     elif kind == "cannot":
         served, listed = [], listed or [other]
         if rng.random() < 0.5:  # another wish that no listed function serves
@@ -215,7 +216,8 @@ def _sample(seed: int, split: str, number: int) -> Row:
             said = f"{'Logged' if meter else 'Booked'} {text} {label} for {name}."
             reply += [result(function, {"status": "ok", **values}), assistant(said)]
     tools = _shuffled(served + listed[:4], rng)
-    return row(NAME, "call", [user(ask, 1), *reply], tools, [image], digits=used, trigger=trigger, function=function)
+    more |= {"digits": used, "trigger": trigger, "function": function}
+    return row(NAME, "call", [user(ask, 1), *reply], tools, [image], **more)
 
 
 def _shuffled(tools: list[dict[str, Any]], rng: Random) -> list[dict[str, Any]]:

@@ -325,6 +325,8 @@ def _sample(rng: Random, split: str) -> Row:
         return row(NAME, "call", [user(phrase(clause, rng, split)), calling(*calls)], tools, **meta)
     request = user(phrase(wish.text, rng, split))
     if trigger == "ask_missing":
+        assert wish.missing is not None
+        meta["asks_for"] = [cards[0].name, cards[0].parameters[wish.missing]]
         return row(NAME, "call", [request, assistant(ask_for(wish, rng))], tools, **meta)
     if trigger == "cannot":
         return row(NAME, "call", [request, assistant(rng.choice(NO_FUNCTION))], tools, **meta)
