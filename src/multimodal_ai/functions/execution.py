@@ -118,7 +118,7 @@ def result_text(value: Any) -> str:
         if len(value) > _MOST_ITEMS:
             raise ValueError(f"the result has more than {_MOST_ITEMS:,} items")
     plain = pydantic_core.to_json(value, fallback=str, inf_nan_mode="strings", bytes_mode="base64")
-    return canonical_json(json.loads(plain))
+    return plain.decode().replace("\x7f", "\\u007f")
 
 
 def _describe(error: BaseException) -> str:

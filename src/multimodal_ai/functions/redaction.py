@@ -27,10 +27,11 @@ _PARTS = (
     "authorization",
 )
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+# Linear in the length of the text: what they search may be written by anybody.
 _FORMS = (
     re.compile(r"(?i)\bbearer\s+[A-Za-z0-9._~+/=-]{12,}"),
-    re.compile(r"(?i)\bauthorization\s*[=:]\s*(?:basic\s+)?[^\s,;&]+"),
-    re.compile(r"(?i)\b[\w-]*(?:password|passwd|secret|token|api[_-]?key)[\w-]*\s*[=:]\s*[^\s,;&]+"),
+    re.compile(r"(?i)\bauthorization\s{0,4}[=:]\s{0,4}(?:basic\s+)?[^\s,;&]+"),
+    re.compile(r"(?i)(?:password|passwd|secret|token|api[_-]?key)[\w-]{0,20}\s{0,4}[=:]\s{0,4}[^\s,;&]+"),
     re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
     re.compile(r"\b(?:sk|pk|ghp|gho|xox[abp])[-_][A-Za-z0-9_-]{12,}"),
 )
