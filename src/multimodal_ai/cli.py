@@ -12,74 +12,28 @@ with a call denied; 5 `ask` ended with a function that failed or a limit reached
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
-from typer.core import TyperGroup
+
+from multimodal_ai.cli_common import AIM_MISSED, SetOption, command_group, err, out
+from multimodal_ai.cli_tools import config_app, data_app, model_app, tokenizer_app
 
 if TYPE_CHECKING:
     from multimodal_ai.inference import Engine
 
-AIM_MISSED, WRONG_INPUT = 1, 2
-
-out = Console()
-err = Console(stderr=True)
-
-
-class Commands(TyperGroup):
-    """Turns errors of a person into one line and an exit code, and takes `--debug` anywhere."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if "--debug" in args:
-            args = [argument for argument in args if argument != "--debug"]
-            os.environ["MULTIMODAL_AI_DEBUG"] = "1"
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            err.print("interrupted")
-            raise typer.Exit(130) from None
-        except (ValueError, OSError) as error:
-            if os.environ.get("MULTIMODAL_AI_DEBUG"):
-                raise
-            err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-            given = isinstance(error, ValueError | FileNotFoundError | IsADirectoryError | NotADirectoryError)
-            raise typer.Exit(WRONG_INPUT if given else AIM_MISSED) from None
-
-
-def _group(help_text: str) -> typer.Typer:
-    return typer.Typer(
-        cls=Commands,
-        help=help_text,
-        no_args_is_help=True,
-        rich_markup_mode="rich",
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-
-
-app = _group(
+app = command_group(
     "Train, evaluate and use models that see, read and call functions.\n\n"
     "Start with [bold]multimodal-ai quickstart[/]: it trains a small model in minutes and shows what it can do. "
     "Add [bold]--debug[/] to any command for the whole error."
 )
-tokenizer_app = _group("Train a tokenizer.")
-data_app = _group("Look at, check and prepare data.")
-model_app = _group("Look at models.")
-config_app = _group("Look at configuration.")
 for _name, _sub in (
     ("tokenizer", tokenizer_app),
     ("data", data_app),
@@ -91,12 +45,6 @@ for _name, _sub in (
 
 ModelOption = Annotated[Path, typer.Option("--model", "-m", help="Folder of a trained model, such as runs/quickstart.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", "-s", metavar="KEY=VALUE", help="Set a key of the config, e.g. optimizer.lr=1e-3. Repeatable."
-    ),
-]
 
 
 def _version(shown: bool) -> None:
@@ -321,160 +269,6 @@ def chat(
     terminal.chat(
         _engine(model, device), functions=functions, system=system, max_tokens=max_tokens, temperature=temperature
     )
-
-
-# -- data -----------------------------------------------------------------------------------------------
-
-
-@tokenizer_app.command("train")
-def tokenizer_train(
-    inputs: Annotated[
-        list[Path], typer.Argument(help="Files or folders: .txt, .md, .jsonl, .parquet (also .xz, .gz).")
-    ],
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for tokenizer.json.")],
-    vocab_size: Annotated[int, typer.Option(min=1, help="Entries of the vocabulary, special tokens included.")] = 4096,
-    max_characters: Annotated[int | None, typer.Option(min=1, help="Learn from at most so many characters.")] = None,
-) -> None:
-    """Train a byte-level BPE tokenizer on your texts.
-
-    [bold]Example[/]: multimodal-ai tokenizer train data/*.parquet --vocab-size 8192 --out runs/tokenizer
-    """
-    from multimodal_ai.data.text_files import train_tokenizer
-
-    with err.status("Training the tokenizer"):
-        tokenizer = train_tokenizer(inputs, vocab_size, folder, max_characters)
-    out.print(f"{folder / 'tokenizer.json'}: {tokenizer.vocab_size:,} entries", highlight=False)
-
-
-@data_app.command("inspect")
-def data_inspect(
-    file: Annotated[Path, typer.Argument(help="JSONL, Parquet or a folder.")],
-    row: Annotated[int, typer.Option(min=1, help="Which row, counted from 1.")] = 1,
-    model: Annotated[
-        Path | None,
-        typer.Option("--model", "-m", help="Folder of a model or tokenizer: shows tokens and what is trained."),
-    ] = None,
-) -> None:
-    """Show one row the way training sees it: context dim, trained tokens highlighted.
-
-    [bold]Example[/]: multimodal-ai data inspect data/digits/train.parquet --row 7 --model runs/quickstart
-    """
-    from multimodal_ai.data.show_row import show_row
-
-    show_row(file, row, model, out)
-
-
-@data_app.command("validate")
-def data_validate(
-    path: Annotated[Path, typer.Argument(help="JSONL, Parquet or a folder.")],
-    listed: Annotated[int, typer.Option(min=1, help="Problems told in words; all are counted.")] = 20,
-) -> None:
-    """Check every row as training will: messages, calls, schemas, images. Exit code 1 where a row is bad.
-
-    [bold]Example[/]: multimodal-ai data validate my_data.jsonl
-    """
-    from multimodal_ai.data.rows import load_rows
-    from multimodal_ai.data.validation import validate_dataset
-    from multimodal_ai.utils.logger import progress
-
-    with progress() as bar:
-        task = bar.add_task("Checking rows", total=len(load_rows(path)))
-        report = validate_dataset(path, listed=listed, advance=lambda: bar.advance(task))
-    for line in report.lines():
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
-    if not report.ok:
-        raise typer.Exit(AIM_MISSED)
-
-
-@data_app.command("recipes")
-def data_recipes() -> None:
-    """List the built-in recipes with their licences.
-
-    [bold]Example[/]: multimodal-ai data recipes
-    """
-    from multimodal_ai.data.recipes import RECIPES
-
-    for name, recipe in sorted(RECIPES.items()):
-        out.print(f"[bold]{name}[/]  {escape(recipe.description)}", highlight=False)
-        reads = ", ".join(recipe.files) or "installed packages"
-        details = f"{', '.join(recipe.splits)} · reads {reads} · {recipe.licence}"
-        out.print(Padding(Text(details, style="dim"), (0, 0, 0, 4)))
-
-
-@data_app.command("prepare")
-def data_prepare(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe; see `data recipes`.")],
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Parquet files go to OUT/RECIPE/SPLIT.parquet.")],
-    source: Annotated[Path | None, typer.Option("--from", help="Folder that holds the recipe's files.")] = None,
-    split: Annotated[list[str] | None, typer.Option(help="Only this split. Repeatable.")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only samples of this task. Repeatable.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many samples of each split.")] = None,
-    seed: Annotated[int, typer.Option(help="For recipes that draw at random.")] = 0,
-) -> None:
-    """Convert a source into Parquet files that training reads.
-
-    [bold]Example[/]: multimodal-ai data prepare sroie --from ~/downloads --out data
-    """
-    from multimodal_ai.data.recipes import write_recipe
-    from multimodal_ai.utils.logger import progress
-
-    with progress() as bar:
-        tasks: dict[str, Any] = {}
-
-        def count(name: str) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(f"Writing {recipe}/{name}", total=None)
-            bar.advance(tasks[name])
-
-        written = write_recipe(
-            recipe, folder, source=source, seed=seed, limit=limit, tasks=task, splits=split, on_sample=count
-        )
-    for path in written.values():
-        out.print(str(path), highlight=False, markup=False, soft_wrap=True)
-
-
-# -- models and configuration ---------------------------------------------------------------------------
-
-
-@model_app.command("describe")
-def model_describe(
-    config: Annotated[Path, typer.Option("--config", "-c", help="YAML of a model, such as configs/models/tiny.yaml.")],
-    overrides: SetOption = None,
-) -> None:
-    """Show the parts of a model with shapes, parameters and FLOPs. Takes no memory, whatever the size.
-
-    [bold]Example[/]: multimodal-ai model describe --config configs/models/tiny.yaml --set text.layers=8
-    """
-    from multimodal_ai.models.describe import describe
-    from multimodal_ai.models.multimodal_model import ModelConfig
-    from multimodal_ai.utils.config import load_config
-
-    table = Table("part", "shape", "parameters", "GFLOP a sample", title=str(config), title_justify="left")
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for part in describe(load_config(ModelConfig, config, overrides or ())):
-        if part.name == "total":
-            table.add_section()
-        table.add_row(part.name, escape(part.shape), f"{part.parameters:,}", f"{part.flops / 1e9:,.3f}")
-    out.print(table)
-
-
-@config_app.command("reference")
-def config_reference(
-    file: Annotated[Path | None, typer.Option("--out", "-o", help="Write it here instead of showing it.")] = None,
-) -> None:
-    """Print the reference of all configuration keys as Markdown.
-
-    [bold]Example[/]: multimodal-ai config reference --out docs/configuration.md
-    """
-    from multimodal_ai.training.config import TrainConfig
-    from multimodal_ai.utils.config_reference import config_reference as reference
-
-    text = reference([TrainConfig])
-    if file is None:
-        sys.stdout.write(text)
-    else:
-        file.write_text(text, encoding="utf-8")
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

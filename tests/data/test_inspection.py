@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multimodal_ai.data.examples import build_example
@@ -62,6 +62,7 @@ def test_a_call_is_shown_as_it_is_written(renderer: Renderer) -> None:
     )
 
 
+@settings(deadline=None)
 @given(words=st.text(st.characters(exclude_categories=("Cs",)), max_size=60))
 def test_the_context_reads_as_it_was_written(renderer: Renderer, words: str) -> None:
     example = build_example(sample(f"x{words}", content="ok"), renderer, ImageProcessor())

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multimodal_ai.evaluation.call_metrics import (
@@ -53,6 +53,7 @@ def test_equality_by_type(left: object, right: object, equal: bool) -> None:
     assert values_equal(right, left) is equal
 
 
+@settings(deadline=None)
 @given(st.lists(CALL, max_size=4), st.randoms())
 def test_the_order_of_parallel_calls_does_not_matter(calls: list[NamedCall], random: Any) -> None:
     shuffled = list(calls)
@@ -63,6 +64,7 @@ def test_the_order_of_parallel_calls_does_not_matter(calls: list[NamedCall], ran
         assert not calls_equal(calls + calls[:1], shuffled)
 
 
+@settings(deadline=None)
 @given(st.lists(CALL, max_size=4), st.lists(CALL, max_size=4))
 def test_exact_means_every_argument_is_right(given: list[NamedCall], expected: list[NamedCall]) -> None:
     counts = ArgumentCounts()

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
@@ -34,6 +34,7 @@ def test_wilson_interval_against_published_values() -> None:
         metrics.wilson_interval(3, 2)
 
 
+@settings(deadline=None)
 @given(count=st.integers(1, 500), data=st.data())
 def test_the_interval_holds_its_value(count: int, data: st.DataObject) -> None:
     successes = data.draw(st.integers(0, count))
@@ -128,6 +129,7 @@ def test_calibration_error_by_hand() -> None:
         metrics.expected_calibration_error([1.5], [True])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
 def test_reliability_loses_no_item(items: list[tuple[float, bool]]) -> None:
     confidences, correct = zip(*items, strict=True)

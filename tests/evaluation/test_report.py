@@ -12,7 +12,9 @@ import pytest
 
 from multimodal_ai.evaluation import report
 from multimodal_ai.evaluation.common import Example, SuiteResult
-from multimodal_ai.evaluation.report import Headline, Turn, headline, read_stages, write_report
+from multimodal_ai.evaluation.report import Headline, Turn, headline, write_report
+from multimodal_ai.evaluation.stage_metrics import read_stages
+from multimodal_ai.inference.requests import ArgumentSource, Call
 
 from .conftest import picture
 
@@ -79,7 +81,7 @@ def write_metrics(folder: Path, stage: str, lines: list[str]) -> None:
 
 
 def test_the_page_is_whole_escaped_and_loads_nothing(tmp_path: Path) -> None:
-    rows = [
+    rows = ['{"step": 119, "time": 240, "eval/books/lm": 2.5}'] + [
         json.dumps({"step": step, "time": step * 2.0, "loss": 3 / step, "loss/lm": 2 / step, "loss/span": 1 / step})
         for step in range(1, 120)
     ]
@@ -105,6 +107,7 @@ def test_the_page_is_whole_escaped_and_loads_nothing(tmp_path: Path) -> None:
     text = out.read_text(encoding="utf-8")
     page = Page(text)
     assert page.open == []
+    assert "<code>books/lm</code></td><td>2.500</td>" in text
     assert "script" not in page.tags and "onerror=alert(1)>" not in text
     assert len(page.ids) == len(set(page.ids)), "ids must be unique across plots"
     assert all(url.startswith(("data:image/", "#")) for url in page.loaded)
@@ -164,3 +167,22 @@ def test_stages_come_in_order_and_a_resumed_step_counts_once(tmp_path: Path) -> 
 def test_numbers_read_well() -> None:
     shown = [report.format_number(value) for value in (1.0, 0.12345, 12.345, 123456.7, 0.00012, math.nan, None)]
     assert shown == ["1", "0.123", "12.3", "123,457", "0.00012", "–", "–"]
+
+
+def test_a_conversation_becomes_a_transcript() -> None:
+    messages = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Log it"}]},
+        {"role": "assistant", "tool_calls": [{"id": "c1", "function": {"name": "log", "arguments": '{"v":1}'}}]},
+        {"role": "tool", "tool_call_id": "c1", "name": "log", "content": "stored"},
+        {"role": "assistant", "content": "Done."},
+    ]
+    call = Call("c1", "log", {"v": 1}, 0.8, {"v": ArgumentSource("user", 0.9)})
+    turns = report.transcript(messages, [call], [b"image"])
+    assert [(turn.role, turn.text, len(turn.images)) for turn in turns] == [
+        ("user", "Log it", 1),
+        ("assistant", "", 0),
+        ("tool", "stored", 0),
+        ("assistant", "Done.", 0),
+    ]
+    assert turns[1].calls[0]["confidence"] == 0.8
+    assert turns[1].calls[0]["sources"]["v"]["origin"] == "user"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed
-import torch.multiprocessing
 
 from multimodal_ai.evaluation.sharded import ShardedEngine
 from multimodal_ai.inference.requests import Reply, Request
@@ -39,6 +40,7 @@ def asking(*words: str) -> list[Request]:
 
 
 def work(rank: int, folder: str) -> None:
+    """What each of the two processes does."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     engine = Counting()
     shared: Any = ShardedEngine(engine)
@@ -53,9 +55,18 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_two_processes_give_all_results_in_order(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, args=(str(tmp_path),), nprocs=2)
+    started = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    ended = [(process.communicate(timeout=120)[1], process.returncode) for process in started]
+    assert [code for _, code in ended] == [0, 0], "\n".join(text for text, _ in ended)
 
 
 def test_without_a_group_it_says_how_to_start() -> None:
     with pytest.raises(ValueError, match="accelerate launch"):
         ShardedEngine(Counting())
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), sys.argv[2])

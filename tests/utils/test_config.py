@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
@@ -147,6 +147,7 @@ def test_numbers_with_an_exponent_are_numbers(text: str) -> None:
     assert parse_config(OptimizerConfig, {}, [f"lr={text}"]).lr == pytest.approx(1e-3)
 
 
+@settings(deadline=None)
 @given(
     lr=st.floats(1e-12, 1e6),
     betas=st.tuples(st.floats(0, 1), st.floats(0, 1)),

@@ -15,7 +15,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ from multimodal_ai.data.image_processor import ImageConfig, ImageError, ImagePro
 from multimodal_ai.evaluation import plots
 from multimodal_ai.evaluation.call_metrics import as_named_calls, values_equal
 from multimodal_ai.evaluation.common import Example, SuiteResult
+from multimodal_ai.evaluation.stage_metrics import Stage, read_stages
 from multimodal_ai.inference.requests import Call
 
-STAGES = ("pretraining", "alignment", "instruction_tuning")
 _NO_SHARES = ("auroc", "auprc", "mrr", "ece", "brier", "bits_per_byte", "count")
 SHOWN_SIDE = 360  # pixels of the longest side of an embedded image
 SUITE_TITLES = {
@@ -68,38 +68,6 @@ class Turn:
     calls: Sequence[Mapping[str, Any]] = ()  # name, arguments, and where known confidence and sources
     images: Sequence[Any] = ()
     seconds: float | None = None
-
-
-@dataclass
-class Stage:
-    """What a stage's metrics.jsonl tells."""
-
-    name: str
-    rows: list[dict[str, float]] = field(default_factory=list)
-
-    def series(self, key: str) -> list[tuple[float, float]]:
-        """Points (step, value) where the value was logged and finite."""
-        return [(row["step"], row[key]) for row in self.rows if math.isfinite(row.get(key, math.nan))]
-
-    def keys(self, prefix: str) -> list[str]:
-        """Logged keys that begin so, in the order they first appear."""
-        return list(dict.fromkeys(key for row in self.rows for key in row if key.startswith(prefix)))
-
-    def last(self, key: str) -> float:
-        """The mean of the last tenth of what was logged: a single step is noise."""
-        values = [value for _, value in self.series(key)]
-        tail = values[-max(len(values) // 10, 1) :]
-        return sum(tail) / len(tail) if tail else math.nan
-
-    def mean(self, key: str) -> float:
-        values = [value for _, value in self.series(key)]
-        return sum(values) / len(values) if values else math.nan
-
-    @property
-    def seconds(self) -> float:
-        """Time from the first to the last line."""
-        times = [value for _, value in self.series("time")]
-        return max(times) - min(times) if times else math.nan
 
 
 def headline(result: SuiteResult, metric: str, label: str, bar: float | None = None, explanation: str = "") -> Headline:
@@ -213,30 +181,6 @@ def describe_environment(seconds: float | None = None, memory_gb: float | None =
     return found
 
 
-def read_stages(run_folder: str | Path) -> list[Stage]:
-    """Every stage of a run in the order they are trained; broken lines are left out.
-
-    Where a step was logged twice (a run that was resumed), the later line counts.
-    """
-    folder = Path(run_folder)
-    files = [folder / "metrics.jsonl", *folder.glob("*/metrics.jsonl")]
-    stages = []
-    for file in files:
-        if not file.is_file():
-            continue
-        rows: dict[float, dict[str, float]] = {}
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-                values = {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
-                rows[values["step"]] = {**rows.get(values["step"], {}), **values}
-            except (ValueError, KeyError, AttributeError):
-                continue  # the line that a kill cut short
-        if rows:
-            stages.append(Stage(file.parent.name, [rows[step] for step in sorted(rows)]))
-    return sorted(stages, key=_stage_order)
-
-
 def image_data_url(source: Any) -> str | None:
     """An image as a data URL no larger than it is shown; None where it cannot be read."""
     try:
@@ -250,13 +194,6 @@ def image_data_url(source: Any) -> str | None:
     image.save(buffer, "PNG") if small else image.save(buffer, "WEBP", quality=80)
     kind = "png" if small else "webp"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _stage_order(stage: Stage) -> tuple[int, str]:
-    for position, name in enumerate(STAGES):
-        if name in stage.name or stage.name in name:
-            return position, stage.name
-    return len(STAGES), stage.name
 
 
 def _environment() -> jinja2.Environment:
@@ -414,7 +351,10 @@ def _stage_view(stage: Stage) -> dict[str, Any]:
         "loss": stage.last("loss"),
         "tokens": stage.mean("tokens_per_s"),
         "images": stage.mean("images_per_s"),
-        "waiting": stage.mean("data_wait"),
+        "waiting": _share(stage.mean("data_wait")),
+        "held_out": [
+            (key.removeprefix("eval/"), stage.series(key)[-1][1]) for key in stage.keys("eval/") if stage.series(key)
+        ],
         "loss_plot": Markup(plots.lines(curves, "loss", f"Loss of each term over the steps of {name}")),
         "speed_plot": Markup(
             plots.lines({"tokens per second": speed}, "tokens / s", f"Throughput over the steps of {name}")
