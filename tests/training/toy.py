@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from multimodal_ai.training.config import TrainerConfig
-from multimodal_ai.training.trainer import Trainer, TrainResult
+from multimodal_ai.training import checkpoint
+from multimodal_ai.training.config import EvalConfig, TrainerConfig
+from multimodal_ai.training.trainer import NonFiniteError, Trainer, TrainResult
 from multimodal_ai.utils.config import ConfigModel
 
 VOCABULARY, WIDTH, LENGTH = 23, 16, 6
+PRELOAD = ["multimodal_ai.training.trainer"]  # imported once for all processes that tests start
 
 
 class ToyConfig(ConfigModel):
@@ -158,6 +164,59 @@ def toy_train(config: TrainerConfig, **options: Any) -> TrainResult:
     return toy_trainer(config, **options).train()
 
 
+class StopAfter:
+    """Evaluation hook that sends this process a signal after so many steps."""
+
+    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
+        self.step, self.number = step, number
+
+    def __call__(self, step: int, model: nn.Module) -> dict[str, float]:
+        if step == self.step:
+            os.kill(os.getpid(), self.number)
+        return {}
+
+
+def train_until(config: TrainerConfig, step: int) -> TrainResult:
+    """Train as told by the config, but stop by a signal after `step` steps."""
+    config = config.model_copy(update={"eval": EvalConfig(every_steps=1)})
+    return toy_train(config, on_evaluate=[StopAfter(step)])
+
+
+def train_for_ever(config: TrainerConfig) -> None:
+    """Train, and leave the process with the exit code of the result."""
+    os._exit(toy_train(config).exit_code)
+
+
+def train_all(configs: list[TrainerConfig]) -> None:
+    """Several runs one after another, in the same processes."""
+    for config in configs:
+        toy_train(config)
+
+
+def break_on_second(config: TrainerConfig, folder: str) -> None:
+    """On process 1 the loss breaks in step 2; every process writes down the error it gets."""
+    rank = int(os.environ["RANK"])
+    try:
+        toy_trainer(config, break_at=1 if rank == 1 else None).train()
+    except NonFiniteError as error:
+        Path(folder, f"error_{rank}").write_text(str(error))
+
+
+def train_and_block(config: TrainerConfig, save: int, method: str) -> None:
+    """Train, but stay forever inside `method` of the checkpoint writer, in the save after step `save`."""
+    owner: Any = {"write_data": dcp.FileSystemWriter, "_fingerprint": checkpoint, "rename": os}[method]
+    real = getattr(owner, method)
+
+    def blocked(*arguments: Any, **options: Any) -> Any:
+        if any(f"step_{save:08d}" in str(argument) for argument in (*arguments, getattr(arguments[0], "path", ""))):
+            (config.output_dir / "blocked").touch()
+            time.sleep(600)
+        return real(*arguments, **options)
+
+    setattr(owner, method, blocked)
+    toy_train(config)
+
+
 def read_losses(folder: Path) -> list[float]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
@@ -166,6 +225,14 @@ def read_losses(folder: Path) -> list[float]:
 def weights(folder: Path) -> dict[str, Tensor]:
     loaded: dict[str, Tensor] = torch.load(folder / "model" / "model.pt")
     return loaded
+
+
+def start_process(work: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """One process of its own, started without importing torch again."""
+    multiprocessing.set_forkserver_preload(PRELOAD)
+    process = multiprocessing.get_context("forkserver").Process(target=work, args=arguments)
+    process.start()
+    return process
 
 
 def _process(rank: int, world: int, folder: str, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
@@ -183,7 +250,7 @@ def run_processes(world: int, folder: Path, work: Callable[..., None], *argument
     """Run `work(*arguments)` in `world` processes that form a gloo group."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "rendezvous").unlink(missing_ok=True)
-    multiprocessing.set_forkserver_preload(["toy"])  # imports torch once, not once a process
+    multiprocessing.set_forkserver_preload(PRELOAD)
     torch.multiprocessing.start_processes(
         _process, (world, str(folder), work, arguments), nprocs=world, start_method="forkserver"
     )

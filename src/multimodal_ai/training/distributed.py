@@ -87,18 +87,18 @@ class Distribution:
             if config.compile:
                 block.compile()
         self.module: nn.Module = self.objective
+        if self.world_size > 1:
+            self.objective.register_forward_hook(_touch_whole)
         if config.strategy == "ddp" or not dist.is_initialized():
             if self.world_size > 1:
                 self.module = DistributedDataParallel(
                     self.objective,
                     device_ids=[self.device.index] if self.device.type == "cuda" else None,
-                    find_unused_parameters=True,  # a stage may train with losses that leave a part untouched
                     gradient_as_bucket_view=True,
                 )
         else:
             self.mesh = device_mesh(config, self.device, self.world_size)
             bf16 = accelerator.mixed_precision == "bf16"
-            self.objective.register_forward_hook(_touch_unsharded)
             self._scalars = [p for p in self.objective.parameters() if p.ndim == 0 and p.requires_grad]
             shard(self.objective, blocks, self.mesh, bf16)
             assert_sharded(self.objective, self.mesh)
@@ -253,13 +253,16 @@ def assert_sharded(objective: nn.Module, mesh: DeviceMesh) -> None:
         raise RuntimeError(f"the shards hold {int(pieces):,} numbers, the model {total:,}")
 
 
-def _touch_unsharded(objective: nn.Module, inputs: object, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give a zero gradient to everything outside the blocks that this process' batch did not use.
+def _touch_whole(objective: nn.Module, inputs: object, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give a zero gradient to every parameter that is whole here and that this process' batch did not use.
 
-    FSDP2 reduces the gradients that are there: with other parameters used on another process (no image
-    here, no function there) the two would exchange messages of different sizes and fail or hang.
+    DDP waits for the gradient of every parameter. FSDP2 reduces those that are there: with others used on
+    another process (no image here, no function there) messages of different sizes meet, and the run fails
+    or hangs. (Under FSDP2, only what lies outside the blocks is whole at this point.)
     """
     touched = [p.sum() for p in objective.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+    if not touched:
+        return sums
     nothing = torch.stack([value.float() for value in touched]).sum() * 0.0
     first = next(iter(sums))
     return {**sums, first: sums[first] + nothing}

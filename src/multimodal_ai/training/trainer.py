@@ -390,7 +390,7 @@ class Trainer:
             return
         manifest = read_manifest(path)
         different = config_differences(manifest["config"], self.config.model_dump(mode="json"))
-        different += config_differences(manifest["identity"], self.identity)
+        different += config_differences({"identity": manifest["identity"]}, {"identity": self.identity})
         if different:
             raise CheckpointError(
                 f"{path} was made with another config:\n  " + "\n  ".join(different) + "\nSet these back, or give "
