@@ -119,8 +119,8 @@ def _engine(model: str | Path, device: str) -> Any:
 
     from multimodal_ai.evaluation.sharded import ShardedEngine
 
-    state = PartialState(cpu=device == "cpu")
-    return ShardedEngine(Engine.from_pretrained(model, str(state.device)))
+    own = PartialState(cpu=device == "cpu").device
+    return ShardedEngine(Engine.from_pretrained(model, "cpu" if own.type == "cpu" else str(own)))
 
 
 def metrics_of(results: Mapping[str, SuiteResult]) -> dict[str, dict[str, float]]:
