@@ -145,14 +145,13 @@ class FunctionCallingHead(nn.Module):
         scores, null = selection[:, :-1].float(), selection[:, -1].float()
         any_listed = listed.any(1)
         best, which = scores.max(1)
-        best = torch.where(any_listed, best, torch.zeros_like(best))
-        pooled = torch.where(any_listed, scores.logsumexp(1), torch.zeros_like(best))
+        best = torch.where(any_listed, best, null)
+        pooled = torch.where(any_listed, scores.logsumexp(1), null)
         row = torch.arange(scores.shape[0], device=scores.device)
         found = presence[row, which].float().sigmoid().masked_fill(~required[row, which], 1.0)
         found = F.pad(found, (0, 1), value=1.0)  # functions without parameters have nothing to find
-        return torch.stack(
-            (best / 10, (pooled - null) / 10, (best - null) / 10, listed.sum(1).float().log1p(), found.amin(1)), dim=1
-        )
+        features = (best / 10, (pooled - null) / 10, (best - null) / 10, listed.sum(1).float().log1p(), found.amin(1))
+        return torch.stack(features, dim=1) * any_listed[:, None]  # without functions, as in a batch without any
 
     def copy_scores(
         self, states: Tensor, parameter: Tensor, source_keys: Tensor, copyable: Tensor

@@ -218,10 +218,8 @@ class MultimodalModel(nn.Module):
         parameters = self.head.parameter_embeddings(texts.states, text_parameter, max(batch.required.shape[-1], 1))
         scores = self.head(first, context, parameters, batch.lexical, batch.required)
         text_embeddings = F.normalize(texts.pooled.float(), dim=-1)
-        if no_images or no_texts or context.card_index is None:
-            nothing = (visual.tokens.float().sum() + image_embeddings.sum()) * 0.0
-            nothing = nothing + (texts.pooled.float().sum() + parameters.float().sum()) * 0.0
-            scores.trigger = scores.trigger + nothing
+        if no_images or no_texts or context.card_index is None or not len(batch.pair_image):
+            scores.trigger = scores.trigger + self._touch(visual.tokens, image_embeddings, texts.pooled, parameters)
         return ModelOutput(
             states,
             context,
@@ -230,6 +228,11 @@ class MultimodalModel(nn.Module):
             image_embeddings.index_select(0, batch.pair_image),
             text_embeddings.index_select(0, batch.pair_text),
         )
+
+    def _touch(self, *results: Tensor) -> Tensor:
+        """Zero, with a path to the results given and to every parameter that a batch may leave idle."""
+        idle = (*self.head.parameters(), self.contrastive_scale, self.contrastive_bias)
+        return sum((tensor.float().sum() for tensor in (*results, *idle)), start=results[0].new_zeros(())) * 0.0
 
     # -- files ------------------------------------------------------------------------------------------------
 

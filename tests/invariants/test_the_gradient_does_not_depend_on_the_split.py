@@ -1,0 +1,55 @@
+"""The same step gives the same gradient for any micro-batch size and number of processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from multimodal_ai.data.tokenizer import Tokenizer
+from multimodal_ai.training.losses import TERMS, TrainingObjective
+from tests.conftest import build_model
+
+# Contrastive negatives come from the micro-batch, so this term is left out; docs/training.md says so.
+SPLIT_FREE = {term: 1.0 for term in TERMS if term != "contrastive"}
+
+
+def gradient(tokenizer: Tokenizer, make: Any, micro_size: int, world: int) -> dict[str, Tensor]:
+    """The gradient of step 0 as the trainer makes it: sums over micro-batches and ranks by global counts."""
+    objective = TrainingObjective(build_model(tokenizer), SPLIT_FREE)
+    parts = []
+    for rank in range(world):
+        data = make(16, micro_size, rank, world)
+        parts += [data[number] for number in range(data.accumulation)]
+    counts = {term: sum(objective.counts(batch)[term] for batch in parts) for term in SPLIT_FREE}
+    for batch in parts:
+        sums = objective(batch)
+        sum(sums[term] / counts[term] for term in SPLIT_FREE if counts[term]).backward()  # type: ignore[union-attr]
+    return {name: p.grad for name, p in objective.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("micro_size, world", [(4, 1), (16, 1), (4, 2), (2, 4)])
+def test_micro_batches_and_ranks(micro_size: int, world: int, small_tokenizer: Tokenizer, micro_batches: Any) -> None:
+    expected = gradient(small_tokenizer, micro_batches, 8, 1)
+    found = gradient(small_tokenizer, micro_batches, micro_size, world)
+    for name in expected.keys() | found.keys():
+        some = expected.get(name, found.get(name))
+        assert some is not None
+        pair = [gradients.get(name, torch.zeros_like(some)) for gradients in (found, expected)]
+        torch.testing.assert_close(*pair, rtol=2e-3, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
+    assert any(value.abs().sum() > 0 for value in expected.values())
+
+
+def test_the_samples_of_a_step_are_the_same_for_any_world(micro_batches: Any) -> None:
+    def origins(world: int, micro_size: int) -> list[str]:
+        ranks = [micro_batches(16, micro_size, rank, world) for rank in range(world)]
+        return sorted(o for data in ranks for number in range(data.accumulation) for o in data[number].origins)
+
+    assert origins(1, 16) == origins(1, 4) == origins(2, 4) == origins(4, 2)
+
+
+def test_a_global_size_that_does_not_divide_is_refused(micro_batches: Any) -> None:
+    with pytest.raises(ValueError, match="the next that does is 18"):
+        micro_batches(16, 3, 0, 2)
