@@ -1,6 +1,6 @@
 """Train one stage; for `accelerate launch scripts/train.py --config configs/...yaml` and `torchrun`.
 
-The same as `multimodal-ai train`. Exit codes: 0 done, 2 bad input, 3 a loss that is not finite, 130 after
+The same as `multimodal-ai train`. Exit codes: 0 done, 1 a loss that is not finite, 2 bad input, 130 after
 Ctrl-C and 143 after SIGTERM, both with a checkpoint to continue from.
 """
 
@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from multimodal_ai.evaluation.in_training import generated_examples
 from multimodal_ai.training.run import run_training
 from multimodal_ai.training.trainer import NonFiniteError
 from multimodal_ai.utils.logger import get_logger
@@ -23,13 +24,13 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, repeatable")
     arguments = parser.parse_args()
     try:
-        return run_training(arguments.config, arguments.set).exit_code
+        return run_training(arguments.config, arguments.set, [generated_examples]).exit_code
     except ValueError as error:
         logger.error("%s", error)
         return 2
     except NonFiniteError as error:
         logger.error("%s", error)
-        return 3
+        return 1
 
 
 if __name__ == "__main__":

@@ -21,11 +21,12 @@ from torch.utils.data import Dataset
 
 from multimodal_ai.training import checkpoint
 from multimodal_ai.training.config import EvalConfig, TrainerConfig
+from multimodal_ai.training.run import run_training
 from multimodal_ai.training.trainer import NonFiniteError, Trainer, TrainResult
 from multimodal_ai.utils.config import ConfigModel
 
 VOCABULARY, WIDTH, LENGTH = 23, 16, 6
-PRELOAD = ["multimodal_ai.training.trainer"]  # imported once for all processes that tests start
+PRELOAD = ["multimodal_ai.training.run"]  # imported once for all processes that tests start
 
 
 class ToyConfig(ConfigModel):
@@ -191,6 +192,12 @@ def train_all(configs: list[TrainerConfig]) -> None:
     """Several runs one after another, in the same processes."""
     for config in configs:
         toy_train(config)
+
+
+def run_all(stage: str, jobs: list[list[str]]) -> None:
+    """The stage of a YAML file with each list of overrides, in the same processes."""
+    for overrides in jobs:
+        run_training(stage, overrides)
 
 
 def break_on_second(config: TrainerConfig, folder: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -222,6 +223,8 @@ def shard(objective: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, b
     With `bf16`, blocks are gathered in BF16 and their gradients reduced in FP32; inputs are left as they
     are, so that the residual stream stays in FP32 as it does under DDP with autocast.
     """
+    # Torch warns of blocks that return views (keys, values); the model never writes into them.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     scalars = {parameter for parameter in objective.parameters() if parameter.ndim == 0}
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False

@@ -46,11 +46,6 @@ def run_training(
     return run_stage(load_config(TrainConfig, path, overrides), hooks, path.parent)
 
 
-def run_from_file(config_path: str | Path, overrides: Sequence[str] = (), hooks: Sequence[HookFactory] = ()) -> int:
-    """As `run_training`; returns the exit code: 0, 130 after Ctrl-C, 143 after SIGTERM."""
-    return run_training(config_path, overrides, hooks).exit_code
-
-
 def run_stage(config: TrainConfig, hooks: Sequence[HookFactory] = (), folder: Path = Path()) -> TrainResult:
     """As `run_training`, from a config that is loaded; `folder` is where its YAML lay."""
     source = _model_folder(config.init_from) if config.init_from is not None else None
@@ -81,11 +76,10 @@ def run_stage(config: TrainConfig, hooks: Sequence[HookFactory] = (), folder: Pa
         dump_config(config, config.output_dir / "config.yaml")
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in model.parameters())
-        logger.info(
-            "%s: %s of %s parameters, %d samples a step, %s on %d %s",
-            config.stage, f"{trained:,}", f"{total:,}", config.batch.global_size, accelerator.mixed_precision,
-            accelerator.num_processes, accelerator.device.type,
-        )  # fmt: skip
+        precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+        device = f"{accelerator.num_processes} {accelerator.device.type}"
+        size, of = f"{trained:,} of {total:,} parameters", f"{config.batch.global_size} samples a step"
+        logger.info("%s: %s, %s, %s on %s", config.stage, size, of, precision, device)
     evaluations: list[EvalHook] = [hook(config, tokenizer) for hook in hooks]
     if config.eval.sources:
         evaluations.insert(0, HeldOutLosses(config, tokenizer))

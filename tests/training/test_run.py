@@ -1,0 +1,150 @@
+"""The real model, data and losses through the trainer, at the smallest size that has every part."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy
+import yaml
+from PIL import Image
+
+from multimodal_ai.data.tokenizer import Tokenizer
+from multimodal_ai.inference.engine import Engine
+from multimodal_ai.models import MultimodalModel
+from multimodal_ai.training.flops import TrainingFlops
+from multimodal_ai.training.run import run_training
+from multimodal_ai.utils.config import ConfigError
+
+BLOCK = {"width": 32, "layers": 1, "heads": 2, "kv_heads": 1, "hidden": 48}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "log_reading",
+        "description": "Store the reading of a meter",
+        "parameters": {
+            "type": "object",
+            "properties": {"meter": {"type": "string"}, "value": {"type": "integer"}},
+            "required": ["meter", "value"],
+        },
+    },
+}
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    picture = folder / "plate.png"
+    Image.new("RGB", (32, 16), "red").save(picture)
+    image = {"type": "image"}
+
+    def turns(user: Any, **assistant: Any) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": user}, {"role": "assistant", **assistant}]
+
+    call = [{"name": "log_reading", "arguments": {"meter": "A7", "value": 42}}]
+    return [
+        {"messages": [{"role": "assistant", "content": "The meter stands in the cellar."}], "task": "text"},
+        {"messages": turns([image], content="a red plate"), "images": [str(picture)], "task": "caption"},
+        {"messages": turns("Log 42 for meter A7", tool_calls=call), "tools": [TOOL], "task": "call"},
+        {"messages": turns("Hello", content="Hello, what can I do?"), "tools": [TOOL], "task": "chat"},
+        {"messages": turns([image, {"type": "text", "text": "Which colour?"}], content="red"),
+         "images": [str(picture)], "task": "vqa"},
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with stage.yaml and everything it refers to."""
+    folder = tmp_path_factory.mktemp("stage")
+    data = rows(folder)
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data))
+    Tokenizer.train([json.dumps(row) for row in data], 320).save(folder)
+    (folder / "model.yaml").write_text(
+        yaml.safe_dump({"vocab_size": 400, "vision": BLOCK, "text": BLOCK, "decoder": BLOCK, "head": {"width": 16}})
+    )
+    config = {
+        "stage": "instruction_tuning",
+        "output_dir": str(folder / "run"),
+        "model": "model.yaml",
+        "tokenizer": str(folder),
+        "data": {"sources": {"mixed": {"path": str(folder / "train.jsonl")}}},
+        "optimizer": {"lr": 3e-3},
+        "schedule": {"steps": 4, "warmup": 1},
+        "batch": {"global_size": 4, "micro_size": 2},
+        "precision": "fp32",
+        "logging": {"every_steps": 1, "trackers": [], "progress": False},
+    }
+    (folder / "stage.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(stage: Path) -> Path:
+    held_out = f"{{mixed: {{path: {stage / 'train.jsonl'}}}}}"
+    result = run_training(stage / "stage.yaml", [f"eval.sources={held_out}", "eval.samples=4"])
+    assert result.status == "completed" and "mixed/language" in result.evaluation
+    return stage / "run"
+
+
+def test_the_folder_that_comes_out_is_whole(trained: Path):
+    engine = Engine.from_pretrained(trained / "model")
+    assert engine.model.config.vocab_size == engine.tokenizer.vocab_size == 320
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["loss/language"] > 0 and lines[0]["flops_per_s"] > 0 and lines[0]["grad_norm/decoder"] > 0
+    assert (trained / "config.yaml").exists()
+
+
+def test_the_next_stage_starts_from_the_one_before(trained: Path, stage: Path, tmp_path: Path):
+    keys = [f"init_from={trained}", f"output_dir={tmp_path}", "model=null", "tokenizer=null", "stage=alignment"]
+    result = run_training(stage / "stage.yaml", [*keys, "parts={text: {trainable: false}, head: {trainable: false}}"])
+    before, after = (MultimodalModel.from_pretrained(folder / "model") for folder in (trained, tmp_path))
+    assert result.status == "completed"
+    for (name, old), new in zip(before.text.named_parameters(), after.text.parameters(), strict=True):
+        assert torch.equal(old, new), name
+    assert not torch.equal(before.embedding.weight, after.embedding.weight)
+
+
+def test_two_processes_sharded_and_not_agree_with_one(trained: Path, stage: Path, tmp_path: Path):
+    jobs = [[f"output_dir={tmp_path / name}", f"strategy={name}"] for name in ("ddp", "fsdp2")]
+    toy.run_processes(2, tmp_path, toy.run_all, str(stage / "stage.yaml"), jobs)
+    for name in ("ddp", "fsdp2"):
+        assert toy.read_losses(tmp_path / name) == pytest.approx(toy.read_losses(trained), rel=2e-3)
+        MultimodalModel.from_pretrained(tmp_path / name / "model")
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("data.image.patch_size=16", r"data.image.patch_size is 16, but model.vision.patch_size 8; set"),
+        ("init_from=nowhere", "init_from: nowhere holds no trained model"),
+        ("losses={lm: 1}", "unknown term 'lm'"),
+        ("batch.global_size=5", "batch.global_size 5"),
+        ("data.sources.mixed.weigth=2", "did you mean"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(stage: Path, tmp_path: Path, override: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        run_training(stage / "stage.yaml", [override, f"output_dir={tmp_path}"])
+
+
+def test_a_vocabulary_too_small_for_the_tokenizer_is_refused(stage: Path, tmp_path: Path):
+    (tmp_path / "model.yaml").write_text((stage / "model.yaml").read_text().replace("400", "100"))
+    with pytest.raises(ConfigError, match=r"model.vocab_size is 100, but the tokenizer has 320"):
+        run_training(stage / "stage.yaml", [f"model={tmp_path / 'model.yaml'}", f"output_dir={tmp_path}"])
+
+
+def test_flops_are_those_of_a_plain_transformer_and_leave_padding_out(trained: Path, stage: Path):
+    from multimodal_ai.data.dataset import MicroBatches
+    from multimodal_ai.training.config import TrainConfig
+    from multimodal_ai.utils.config import load_config
+
+    config = load_config(TrainConfig, trained / "config.yaml")
+    batches = MicroBatches(config.data, Tokenizer.load(stage), seed=0, global_size=5, micro_size=5)
+    flops = TrainingFlops(MultimodalModel.from_pretrained(trained / "model"))
+    batch = batches[0]
+    parts = flops.forward(batch)
+    target = float((batch.labels >= 0).sum())
+    assert parts["embedding"] == 2 * 320 * 32 * target
+    assert parts["vision"] > 0 and parts["fusion"] > 0
+    assert flops(batch) == pytest.approx(3 * sum(parts.values()))
