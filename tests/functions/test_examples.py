@@ -34,8 +34,8 @@ def test_what_the_examples_offer(registry) -> None:
 
 
 def test_they_append_to_the_log_and_read_it(registry, tmp_path) -> None:
-    text = registry.get("log_reading").call({"meter": "E-020", "value": 5213, "unit": "kWh"})
-    assert text == "Logged 5213 kWh for meter E-020."
+    result = registry.get("log_reading").call({"meter": "E-020", "value": 5213, "unit": "kWh"})
+    assert result == {"status": "ok", "meter": "E-020", "value": 5213, "unit": "kWh"}
     registry.get("record_payment").call({"payee": "Zoë", "amount": 12.5, "currency": "EUR"})
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["kind"] for line in lines] == ["reading", "payment"] and lines[1]["payee"] == "Zoë"
