@@ -14,7 +14,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "functions.py"
 
 @pytest.fixture
 def registry(tmp_path, monkeypatch) -> FunctionRegistry:
-    monkeypatch.setenv("MULTIMODAL_AI_LOG", str(tmp_path / "log.jsonl"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MULTIMODAL_AI_LEDGER", str(tmp_path / "log.jsonl"))
     return load_functions(EXAMPLES)
 
 
