@@ -29,6 +29,16 @@ def test_interrupted_and_continued_is_the_same_as_undisturbed(tmp_path: Path, op
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_random_numbers_continue_too(tmp_path: Path):
+    toy_train(toy_config(tmp_path / "whole"), dropout=0.2)
+    train_until(toy_config(tmp_path / "parts"), 3, dropout=0.2)
+    torch.rand(7)
+    toy_train(toy_config(tmp_path / "parts"), dropout=0.2)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    toy_train(toy_config(tmp_path / "without"))
+    assert read_losses(tmp_path / "whole") != read_losses(tmp_path / "without")
+
+
 @pytest.mark.parametrize("method", ["write_data", "_fingerprint", "rename"])
 def test_a_kill_in_the_middle_of_a_save_loses_nothing(tmp_path: Path, method: str):
     toy_train(toy_config(tmp_path / "whole"))

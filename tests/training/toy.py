@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed.checkpoint as dcp
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 
-from multimodal_ai.training import checkpoint
+from multimodal_ai.training import checkpoint, distributed
 from multimodal_ai.training.config import EvalConfig, TrainerConfig
 from multimodal_ai.training.run import run_training
 from multimodal_ai.training.trainer import NonFiniteError, Trainer, TrainResult
@@ -31,6 +33,7 @@ PRELOAD = ["multimodal_ai.training.run"]  # imported once for all processes that
 
 class ToyConfig(ConfigModel):
     width: int = WIDTH
+    dropout: float = 0.0
 
 
 class Block(nn.Module):
@@ -53,7 +56,7 @@ class ToyModel(nn.Module):
         self.text = nn.ModuleList([Block(config.width), Block(config.width)])
         self.head = nn.Linear(config.width, 3)
         self.scale = nn.Parameter(torch.tensor(1.0))  # a scalar cannot be sharded
-        self.never = nn.Parameter(torch.zeros(2))  # no loss reaches it
+        self.never = nn.Parameter(torch.ones(2, 2))  # no loss reaches it
 
     def parts(self) -> dict[str, nn.Module]:
         return {"vision": self.vision, "text": self.text, "head": self.head, "embedding": self.embedding}
@@ -70,6 +73,7 @@ class ToyModel(nn.Module):
             x = x + image.sum() * 0.0
         for block in self.text:
             x = block(x)
+        x = F.dropout(x, self.config.dropout, self.training)
         return x @ self.embedding.weight.T * self.scale, self.head(x.mean(1))
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -154,9 +158,9 @@ def toy_config(folder: Path, **changes: Any) -> TrainerConfig:
     return TrainerConfig.model_validate({**values, **changes})
 
 
-def toy_trainer(config: TrainerConfig, break_at: int | None = None, **options: Any) -> Trainer:
+def toy_trainer(config: TrainerConfig, break_at: int | None = None, dropout: float = 0.0, **options: Any) -> Trainer:
     torch.manual_seed(config.seed)
-    objective = ToyObjective(ToyModel(ToyConfig()), break_at)
+    objective = ToyObjective(ToyModel(ToyConfig(dropout=dropout)), break_at)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     return Trainer(config, objective, ToyData(config, rank, world), **options)
 
@@ -177,10 +181,10 @@ class StopAfter:
         return {}
 
 
-def train_until(config: TrainerConfig, step: int) -> TrainResult:
+def train_until(config: TrainerConfig, step: int, **options: Any) -> TrainResult:
     """Train as told by the config, but stop by a signal after `step` steps."""
     config = config.model_copy(update={"eval": EvalConfig(every_steps=1)})
-    return toy_train(config, on_evaluate=[StopAfter(step)])
+    return toy_train(config, on_evaluate=[StopAfter(step)], **options)
 
 
 def train_for_ever(config: TrainerConfig) -> None:
@@ -192,6 +196,25 @@ def train_all(configs: list[TrainerConfig]) -> None:
     """Several runs one after another, in the same processes."""
     for config in configs:
         toy_train(config)
+
+
+def write_shard_sizes(config: TrainerConfig, folder: str) -> None:
+    """What lies on this process, as name -> [numbers here, numbers in all]; and what happens if nothing is sharded."""
+    trainer = toy_trainer(config)
+    sizes = {
+        name: [p.to_local().numel() if isinstance(p, DTensor) else p.numel(), p.numel(), isinstance(p, DTensor)]
+        for name, p in trainer.distribution.objective.named_parameters()
+    }
+    trainer.train()
+    states = [s["exp_avg"] for s in trainer.optimizer.state.values() if "exp_avg" in s and s["exp_avg"].ndim]
+    broken = ""
+    with mock.patch.object(distributed, "fully_shard", lambda *arguments, **options: None):
+        try:
+            toy_trainer(config)
+        except RuntimeError as error:
+            broken = str(error)
+    report = {"sizes": sizes, "states_sharded": all(isinstance(s, DTensor) for s in states), "broken": broken}
+    Path(folder, f"report_{os.environ['RANK']}.json").write_text(json.dumps(report))
 
 
 def run_all(stage: str, jobs: list[list[str]]) -> None:
