@@ -277,7 +277,7 @@ def test_the_deadline_ends_the_run_with_every_call_answered() -> None:
     script = Script([Call("hang", {"seconds": 30 + index}) for index in range(3)])
     began = time.monotonic()
     result = run(registry, script, lambda call: "allow", deadline=0.5)
-    assert time.monotonic() - began < 3 and result.stopped_because == "deadline"
+    assert time.monotonic() - began < 10 and result.stopped_because == "deadline"
     assert errors(result) == ["timeout", "deadline", "deadline"] and len(script.seen) == 1
 
 
@@ -299,7 +299,7 @@ def test_cancelling_keeps_what_has_finished() -> None:
     loop = FunctionLoop(Script([Call("quick"), Call("slow")]), registry)
     began = time.monotonic()
     result = loop.run([{"role": "user", "content": "go"}], cancel=cancel)
-    assert time.monotonic() - began < 3 and result.stopped_because == "cancelled"
+    assert time.monotonic() - began < 10 and result.stopped_because == "cancelled"
     assert results(result)[0] == "here" and errors(result) == ["cancelled"]
 
 

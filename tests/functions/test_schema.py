@@ -7,7 +7,7 @@ import pickle
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multimodal_ai.functions import (
@@ -127,6 +127,7 @@ def test_depth_is_limited_and_cycles_are_not_followed() -> None:
     assert resolve_schema({"$ref": "#/$defs/Node", "description": "d"}, TREE)["description"] == "d"
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_canonical_json_is_compact_and_exact(value: Any) -> None:
     text = canonical_json(value)
