@@ -85,7 +85,9 @@ def test_calls_and_results_of_the_history_carry_their_roles(renderer: Renderer) 
     )
     source = renderer.source(made.messages[:-1], [])
     special = renderer.tokenizer.special
-    assert [source.ids.count(i) for i in (special.call, special.call_end, special.result, special.result_end)] == [1] * 4
+    assert [source.ids.count(i) for i in (special.call, special.call_end, special.result, special.result_end)] == [
+        1
+    ] * 4
     said = renderer.tokenizer.decode([i for i, role in zip(source.ids, source.role, strict=True) if role == RESULT])
     assert said.replace(" ", "") == "raininBonn"
     assert source.role[source.ids.index(special.call)] == ASSISTANT
@@ -128,7 +130,14 @@ def test_a_card_knows_which_tokens_describe_which_parameter(renderer: Renderer) 
 
 @pytest.mark.parametrize(
     "value, inside",
-    [("é x", ["é x"]), (4.5, ["4.5"]), (["a", "b c"], ["a", "b c"]), ({"k": [1, "z"]}, ["1", "z"]), ([], []), (True, [])],
+    [
+        ("é x", ["é x"]),
+        (4.5, ["4.5"]),
+        (["a", "b c"], ["a", "b c"]),
+        ({"k": [1, "z"]}, ["1", "z"]),
+        ([], []),
+        (True, []),
+    ],
 )
 def test_the_places_of_values_are_right_in_bytes(value: object, inside: list[str]) -> None:
     call = render_call("f", {"first": "ü", "p": value})
@@ -136,4 +145,6 @@ def test_the_places_of_values_are_right_in_bytes(value: object, inside: list[str
     found = call.values[1]
     assert [data[start:end].decode() for start, end in found.leaves] == inside
     text = data[found.start : found.end].decode()
-    assert text == (value if isinstance(value, str) else text) and data[: found.start].decode().rstrip('"').endswith('"p":')
+    assert text == (value if isinstance(value, str) else text) and data[: found.start].decode().rstrip('"').endswith(
+        '"p":'
+    )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.conftest import build_model
 
 from multimodal_ai.data.messages import Sample
 from multimodal_ai.data.packing import collate
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.training.losses import TERMS, TrainingObjective
-from tests.conftest import build_model
 
 ROWS: dict[str, Any] = {
     "text": {"messages": [{"role": "assistant", "content": "Plain text, nothing else."}], "task": "text"},

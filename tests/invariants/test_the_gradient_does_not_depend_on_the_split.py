@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.conftest import build_model
 from torch import Tensor
 
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.training.losses import TERMS, TrainingObjective
-from tests.conftest import build_model
 
 # Contrastive negatives come from the micro-batch, so this term is left out; docs/training.md says so.
 SPLIT_FREE = {term: 1.0 for term in TERMS if term != "contrastive"}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tests.conftest import build_model
 
 from multimodal_ai.data.packing import Batch
 from multimodal_ai.data.tokenizer import Tokenizer
@@ -15,7 +16,6 @@ from multimodal_ai.models import ModelConfig, MultimodalModel
 from multimodal_ai.models.describe import describe
 from multimodal_ai.models.layers import Attention
 from multimodal_ai.training.losses import TERMS, TrainingObjective
-from tests.conftest import build_model
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "models").glob("*.yaml"))
 
