@@ -28,6 +28,14 @@ def test_slow_first_steps_do_not_count_for_the_rest():
     assert 85 < run(budget, [8.0, 2.0, 0.1]) <= 90.1
 
 
+def test_the_first_plan_leaves_the_slow_first_steps_out():
+    budget = TimeBudget(ScheduleConfig(steps=10_000, time_budget_s=90))
+    for step, seconds in enumerate([8.0, 2.0, *[0.1] * 8], start=1):
+        assert budget.proposal == 0
+        budget.step_done(step, seconds, 0.0)
+    assert budget.proposal == 10 + 900
+
+
 def test_a_change_of_speed_in_the_stable_phase_is_followed():
     budget = TimeBudget(ScheduleConfig(steps=10_000, time_budget_s=90))
     assert 80 < run(budget, [0.1] * 40 + [0.2]) < 100
