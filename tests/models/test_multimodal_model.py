@@ -35,7 +35,7 @@ def test_every_parameter_gets_a_gradient(fusion: str, small_tokenizer: Tokenizer
     idle = [name for name, parameter in model.named_parameters() if not parameter.grad.abs().sum()]  # type: ignore[union-attr]
     # behind a gate of exactly 0 nothing learns in the first step but the gate itself
     behind_gate = ("fusion.layers", "fusion.latents", "fusion.resample", "fusion.mlp", "vision.norm", "vision.blocks")
-    assert all(name.startswith((*behind_gate, "vision.patch")) for name in idle) if slots == "one" else not idle
+    assert all(name.startswith((*behind_gate, "vision.stem")) for name in idle) if slots == "one" else not idle
 
 
 def test_a_closed_gate_hides_the_image(small_tokenizer: Tokenizer, micro_batches: Any) -> None:

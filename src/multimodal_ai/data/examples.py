@@ -97,7 +97,7 @@ def _function_labels(example: Example, sample: Sample, last: Message, specs: Seq
         raise DataError(f"meta.trigger is {trigger!r}; it must be one of {', '.join(TRIGGERS)}")
     example.trigger = TRIGGERS.index(trigger)
     asked_function, missing = meta.get("asks_for") or (None, None)
-    gold = set(called) or {asked_function}
+    gold: set[Any] = set(called) or {asked_function}
     chosen = [float(spec.name in gold) for spec in specs]
     if sum(chosen):
         example.selection = [value / sum(chosen) for value in chosen] + [0.0]

@@ -83,6 +83,11 @@ class Batch:
         return int(self.source_lengths.sum() + (self.labels != IGNORED).sum() + self.text_lengths.sum())
 
 
+def rounded(size: int, multiple: int) -> int:
+    """The next multiple: few different shapes mean few kernels to compile."""
+    return -(-size // multiple) * multiple
+
+
 def pad_rows(rows: Sequence[Sequence[int]], fill: int, width: int | None = None) -> np.ndarray:
     """Lists of different lengths -> int64[rows, longest or width], filled up with `fill`."""
     width = max((len(row) for row in rows), default=0) if width is None else width
@@ -92,8 +97,12 @@ def pad_rows(rows: Sequence[Sequence[int]], fill: int, width: int | None = None)
     return out
 
 
-def collate(examples: Sequence[Example], patch_values: int) -> Batch:
-    """Put examples side by side. `patch_values`: 3 * patch_size², the width of a batch without images."""
+def collate(examples: Sequence[Example], patch_values: int, multiple: int = 1) -> Batch:
+    """Put examples side by side.
+
+    patch_values: 3 * patch_size², the width of a batch without images. multiple: sequence lengths and the
+    numbers of images and texts are rounded up to it, with empty images and texts; training does so.
+    """
     B = len(examples)
     P = max((len(marks) for example in examples for marks in example.required), default=0)
     texts: dict[str, tuple[int, Card]] = {}
@@ -105,8 +114,8 @@ def collate(examples: Sequence[Example], patch_values: int) -> Batch:
     def image_number(image: ProcessedImage) -> int:
         return images.setdefault(image.key, (len(images), image))[0]
 
-    S = max(len(example.source.ids) for example in examples)
-    T = max(len(example.target.ids) for example in examples)
+    S = rounded(max(len(example.source.ids) for example in examples), multiple)
+    T = rounded(max(len(example.target.ids) for example in examples), multiple)
     F = max(len(example.cards) for example in examples)
     G = max(len(example.images) for example in examples)
     card_index = np.full((B, F), -1, dtype=np.int64)
@@ -140,25 +149,27 @@ def collate(examples: Sequence[Example], patch_values: int) -> Batch:
             pair_image.append(numbers[0])
             pair_text.append(text_number(example.caption))
     cards = [card for _, card in texts.values()]
-    role = pad_rows([example.source.role for example in examples], 0)
+    cards += [Card((), (), (), "")] * (rounded(len(cards), multiple) - len(cards))
+    L = rounded(max((len(card.ids) for card in cards), default=0), multiple)
+    role = pad_rows([example.source.role for example in examples], 0, S)
     N = max((len(image.patches) for _, image in images.values()), default=0)
-    patches = torch.zeros(len(images), N, patch_values, dtype=torch.uint8)
+    patches = torch.zeros(rounded(len(images), multiple), N, patch_values, dtype=torch.uint8)
     for number, shown in images.values():
         patches[number, : len(shown.patches)] = shown.patches
-    grids = [shown.grid for _, shown in images.values()]
+    grids = [shown.grid for _, shown in images.values()] + [(0, 0)] * (len(patches) - len(images))
     source_lengths = np.array([len(example.source.ids) for example in examples])
-    source_ids = pad_rows([example.source.ids for example in examples], 0)  # padding is a special token
+    source_ids = pad_rows([example.source.ids for example in examples], 0, S)  # padding is a special token
     copyable = np.isin(role, COPYABLE_ROLES) & (source_ids >= len(SPECIAL_TOKENS))
     tensor = torch.from_numpy
     return Batch(
         source_ids=tensor(source_ids),
-        source_space=tensor(pad_rows([example.source.space for example in examples], 0).astype(bool)),
+        source_space=tensor(pad_rows([example.source.space for example in examples], 0, S).astype(bool)),
         source_role=tensor(role),
         source_lengths=tensor(source_lengths),
-        text_ids=tensor(pad_rows([card.ids for card in cards], 0)),
-        text_space=tensor(pad_rows([card.space for card in cards], 0).astype(bool)),
+        text_ids=tensor(pad_rows([card.ids for card in cards], 0, L)),
+        text_space=tensor(pad_rows([card.space for card in cards], 0, L).astype(bool)),
         text_lengths=torch.tensor([len(card.ids) for card in cards], dtype=torch.long),
-        text_parameter=tensor(pad_rows([card.parameter for card in cards], -1)),
+        text_parameter=tensor(pad_rows([card.parameter for card in cards], -1, L)),
         card_index=tensor(card_index),
         lexical=tensor(lexical),
         required=tensor(required),

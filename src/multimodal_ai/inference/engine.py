@@ -21,9 +21,9 @@ from torch import Tensor
 
 from multimodal_ai.data.examples import Example, function_inputs
 from multimodal_ai.data.image_processor import ImageConfig, ImageProcessor
-from multimodal_ai.data.messages import Sample
+from multimodal_ai.data.messages import Message, Sample
 from multimodal_ai.data.packing import Batch, collate
-from multimodal_ai.data.rendering import RESULT, SYSTEM, Renderer, RenderingConfig, Source, Target
+from multimodal_ai.data.rendering import RESULT, SYSTEM, USER, Renderer, RenderingConfig, Source, Target
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.functions.call_parser import ParserEvent
 from multimodal_ai.functions.grammar import GrammarCompiler
@@ -237,20 +237,21 @@ class Engine:
                 # One token from a function's result marks the value: provenance must not be averaged away.
                 origin = _ORIGINS.get(RESULT if any(r == RESULT for s, r in shares if s > 0.5) else strongest, "user")
             sources[name] = ArgumentSource(origin, mean)  # type: ignore[arg-type]
-        digest = hashlib.sha256(f"{len(row.reply.calls)}{spec.name}{event.text}".encode()).hexdigest()
+        identity = f"{len(row.request.messages)}/{len(row.reply.calls)}/{spec.name}{event.text}"
+        digest = hashlib.sha256(identity.encode()).hexdigest()
         return Call(f"call_{digest[:12]}", spec.name, event.arguments, confidence, sources)
 
     # -- pieces of a step -------------------------------------------------------------------------------------
 
     def _example(self, request: Request) -> Example:
         """The request as the training's renderer makes it, without an answer."""
+        if not request.messages:  # plain text goes on from nothing, as in pretraining
+            source = Source()
+            source.special(self.tokenizer.special.doc, USER)
+            return Example(source, Target(ids=self.renderer.start()))
         sample = Sample.from_request(request.messages, request.tools, request.images)
         processed = [self.images(image) for image in sample.images]
-        source = Source()
-        if sample.messages:
-            source = self.renderer.source(sample.messages, [image.grid for image in processed])
-        else:
-            source.special(self.tokenizer.special.doc, 2)
+        source = self.renderer.source(sample.messages, [image.grid for image in processed])
         cards, lexical, required = function_inputs(self.renderer, sample.specs, sample.messages)
         example = Example(source, Target(ids=self.renderer.start()), cards, lexical, required, processed)
         example.presence = [[-1] * len(spec.parameter_names) for spec in sample.specs]
@@ -358,7 +359,7 @@ class Engine:
         for request, reply in zip(requests, replies, strict=True):
             example = self._example(request)
             message = {"role": "assistant", "content": reply} if isinstance(reply, str) else reply
-            turn = Sample.from_request([message], example.specs, ()).messages[0]
+            turn = Message.model_validate(message)
             example.target = self.renderer.target(turn, example.specs, example.source)
             examples.append(example)
         batch = self._collate(examples)
@@ -373,7 +374,7 @@ class Engine:
     def embed_images(self, images: Sequence[Any]) -> Tensor:
         """Normalised embeddings float32[n, E] of images, in the space of `embed_texts`."""
         processed = [self.images(image) for image in images]
-        example = Example(Source([0], [False], [2]), Target(ids=[0]), images=processed)
+        example = Example(Source([0], [False], [USER]), Target(ids=[0]), images=processed)
         batch = self._collate([example])
         embedded = self.model.encode_images(batch.patches, batch.grids)[1]
         return embedded[batch.image_index[0]]
@@ -383,7 +384,7 @@ class Engine:
         """Normalised embeddings float32[n, E] of texts."""
         cards = tuple(self.renderer.text_card(text, key=text) for text in texts)
         none = [[False]] * len(cards)
-        example = Example(Source([0], [False], [2]), Target(ids=[0]), cards, [0.0] * len(cards), none)
+        example = Example(Source([0], [False], [USER]), Target(ids=[0]), cards, [0.0] * len(cards), none)
         example.presence = [[-1]] * len(cards)
         batch = self._collate([example])
         encoded = self.model.encode_texts(batch.text_ids, batch.text_space, batch.text_lengths)

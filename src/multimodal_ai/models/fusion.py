@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from multimodal_ai.models.layers import Attention, AttentionLayout, BlockConfig, LayerNorm, SwiGLU, lengths_to_valid
+from multimodal_ai.models.layers import Attention, AttentionLayout, BlockConfig, LayerNorm, SwiGLU, grid_embedding, lengths_to_valid
 from multimodal_ai.utils.config import ConfigModel
 
 
@@ -62,6 +62,8 @@ class ProjectionFusion(nn.Module):
         index = (first[:, :, None] + corner.flatten(1)[:, None, :]).clamp(max=N - 1).flatten(1)  # [I, M * merge²]
         joined = torch.gather(patch_states, 1, index[..., None].expand(-1, -1, width))
         tokens = self.project(self.norm(joined.view(count, M, -1)))
+        place = torch.stack((token // per_row, token % per_row), dim=-1)
+        tokens = tokens + grid_embedding(place, tokens.shape[-1]).to(tokens.dtype)
         return VisualTokens(tokens, lengths_to_valid(lengths, M))
 
     def place(self, x: Tensor, visual: VisualTokens, slots: Tensor, slot_image: Tensor, slot_token: Tensor) -> Tensor:

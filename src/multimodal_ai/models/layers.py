@@ -45,24 +45,33 @@ class BlockConfig(ConfigModel):
 
 
 class Packing:
-    """Sequences of different lengths without their padding: float[N, ...] for N = lengths.sum().
+    """Sequences of different lengths without their padding: float[N, ...], N at least lengths.sum().
 
     Everything that looks at one token at a time runs on the packed rows; only attention pads them.
 
         lengths [3, 1]    packed  a0 a1 a2 b0    padded  a0 a1 a2
                                                          b0  .  .
+
+    N is rounded up to a multiple of ROUNDED: a CPU's matrix kernels are compiled once a shape, which takes as
+    long as a product, and token counts that differ in every batch would compile them in every step. The rows
+    added are copies that no attention reads and nobody keeps.
     """
+
+    ROUNDED = 128
 
     def __init__(self, lengths: Tensor, size: int) -> None:
         """lengths: int[B]; size: T, the padded length, at least the largest of them."""
         self.valid = lengths_to_valid(lengths, size)
-        self.rows = self.valid.flatten().nonzero().squeeze(1)
-        self.full = len(self.rows) == self.valid.numel()
+        rows = self.valid.flatten().nonzero().squeeze(1)
+        self.full = len(rows) == self.valid.numel()
+        added = 0 if self.full else -len(rows) % self.ROUNDED
+        self.rows = F.pad(rows, (0, added))  # where to read: the rows added read the first place
+        self._places = F.pad(rows, (0, added), value=self.valid.numel())  # where to write: they write behind the end
 
     def pad(self, x: Tensor) -> Tensor:
         """float[N, ...] -> float[B, T, ...], zero where there is nothing."""
         if not self.full:
-            x = x.new_zeros(self.valid.numel(), *x.shape[1:]).index_copy(0, self.rows, x)
+            x = x.new_zeros(self.valid.numel() + 1, *x.shape[1:]).index_copy(0, self._places, x)[:-1]
         return x.unflatten(0, self.valid.shape)
 
     def unpad(self, x: Tensor) -> Tensor:
@@ -153,6 +162,15 @@ def rotary_angles(positions: Tensor, head_width: int, theta: float) -> tuple[Ten
     if angles.shape[-1] != head_width // 2:
         raise ValueError(f"a head of width {head_width} cannot be divided between {axes} axes")
     return angles.cos(), angles.sin()
+
+
+def grid_embedding(positions: Tensor, width: int) -> Tensor:
+    """Fixed sine and cosine embedding of rows and columns: int[..., 2] -> float32[..., width].
+
+    Rotary angles say how far two patches are apart; this says where one is, which cross-attention, having
+    no positions of its own, needs to read in order.
+    """
+    return torch.cat(rotary_angles(positions, width, 100.0), dim=-1)
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:

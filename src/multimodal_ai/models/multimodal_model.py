@@ -105,6 +105,7 @@ class MultimodalModel(nn.Module):
             )
         self.config = config
         width = config.text.width
+        self.input_scale = width**0.5 / 4  # embeddings are small for the output's sake, too small for a residual stream
         self.embedding = nn.Embedding(config.vocab_size, width)
         self.source_features = nn.Embedding(len(ROLES) + 1, width)  # the last one: "a space stood before"
         self.vision = VisionEncoder(config.vision, config.head.width)
@@ -147,7 +148,7 @@ class MultimodalModel(nn.Module):
         """int[B, S] ids, bool[B, S] "a space stood before", int[B, S] role -> float[B, S, D]."""
         features = self.source_features.weight
         x = self.embedding(ids) + F.embedding(role, features)
-        return activations(x + space[..., None] * features[-1])
+        return activations((x + space[..., None] * features[-1]) * self.input_scale)
 
     def encode_images(self, patches: Tensor, grids: Tensor) -> tuple[VisualTokens, Tensor]:
         """uint8[I, N, 3 * patch²], int[I, 2] -> visual tokens and normalised embeddings float[I, E]."""
@@ -187,7 +188,7 @@ class MultimodalModel(nn.Module):
 
     def embed_target(self, ids: Tensor) -> Tensor:
         """int[B, T] -> float[B, T, D], what the decoder reads."""
-        return activations(self.embedding(ids))
+        return activations(self.embedding(ids) * self.input_scale)
 
     def logits(self, states: Tensor) -> Tensor:
         """float[..., D] decoder states -> float32[..., V] over the shared embedding."""

@@ -9,7 +9,6 @@ on a device mesh, because Accelerate's own FSDP2 turns into DDP on CPU processes
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -86,7 +85,7 @@ class Distribution:
             if config.activation_checkpointing:
                 _checkpoint_activations(block)
             if config.compile:
-                block.compile()
+                block.compile(dynamic=True)  # batches differ in length; a compilation for each would be too many
         self.module: nn.Module = self.objective
         if self.world_size > 1:
             self.objective.register_forward_hook(_touch_whole)
@@ -181,10 +180,11 @@ class Distribution:
             dist.all_reduce(squares, group=self.mesh.get_group("shard"))
         return cast(list[float], squares.sqrt().tolist())
 
-    def whole_model(self) -> nn.Module | None:
+    def whole_model(self, device: torch.device | None = None) -> nn.Module | None:
         """A model that can be called and saved on its own: on the main process, None on the others.
 
-        Not sharded, that is the model in training itself; sharded, a copy with all the weights.
+        Not sharded, that is the model in training itself; sharded, a copy with all the weights, on `device`
+        (default: main memory).
         """
         model: nn.Module = cast(Any, self.objective).model
         if self.mesh is None:
@@ -196,7 +196,7 @@ class Distribution:
         with torch.device("meta"):
             copy = type(model)(cast(Any, model).config)
         copy.load_state_dict(state, assign=True)
-        return copy.to(self.device)
+        return copy.to(device or "cpu")
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -272,6 +272,13 @@ def _touch_whole(objective: nn.Module, inputs: object, sums: dict[str, Tensor]) 
 
 
 def _checkpoint_activations(block: nn.Module) -> None:
-    """Recompute the block in the backward pass. In place, so that names of parameters stay as they are."""
-    forward: Callable[..., Any] = block.forward
-    block.__dict__["forward"] = functools.partial(checkpoint, forward, use_reentrant=False)
+    """Recompute the block in the backward pass. In place, so that names of parameters stay as they are.
+
+    A function, not functools.partial: torch.compile passes over a partial without a word.
+    """
+    plain: Callable[..., Any] = block.forward
+
+    def forward(*arguments: Any, **options: Any) -> Any:
+        return checkpoint(plain, *arguments, use_reentrant=False, **options)
+
+    block.__dict__["forward"] = forward

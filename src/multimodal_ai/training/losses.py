@@ -30,6 +30,14 @@ DEFAULT_WEIGHTS = {
 }
 
 
+def _rounded(mask: Tensor, multiple: int = 64) -> tuple[Tensor, Tensor]:
+    """Places where a flat mask is True, int[n], with n rounded up so that few shapes occur, and which are real."""
+    places = mask.nonzero().squeeze(1)
+    added = -len(places) % multiple
+    real = torch.arange(len(places) + added, device=mask.device) < len(places)
+    return F.pad(places, (0, added)), real
+
+
 class TrainingObjective(nn.Module):
     """The model with its losses. `weights` maps terms to loss weights; a term left out weighs 0."""
 
@@ -82,14 +90,14 @@ class TrainingObjective(nn.Module):
         g * generate + (1 - g) * the attention on source tokens that are this token.
         """
         model, head = self.model, self.model.head
-        here = batch.labels != IGNORED
-        labels, weight = batch.labels[here], batch.label_weight[here]
-        states = out.decoder_states[here]
+        T = batch.labels.shape[1]
+        here, real = _rounded(batch.labels.flatten() != IGNORED)  # positions with a label
+        labels, weight = batch.labels.flatten()[here].clamp(min=0), batch.label_weight.flatten()[here] * real
+        states = out.decoder_states.flatten(0, 1)[here]
         nll = F.cross_entropy(model.logits(states), labels, reduction="none")
-        value = batch.value[here]
-        inside = value >= 0
-        row = torch.arange(here.shape[0], device=here.device)[:, None].expand_as(here)[here]
-        row, value, token = row[inside], value[inside], labels[inside]
+        value = batch.value.flatten()[here].masked_fill(~real, -1)
+        inside, filling = _rounded(value >= 0)  # those inside the value of an argument
+        row, value, token = (here // T)[inside], value[inside].clamp(min=0), labels[inside]
         P = batch.required.shape[-1]
         if out.parameters is None or out.context.card_index is None:
             dummy = (head.copy_gate.weight.sum() + head.copy_query.weight.sum()) * 0.0
@@ -103,14 +111,14 @@ class TrainingObjective(nn.Module):
         floor = torch.finfo(torch.float32).min
         copied = torch.logsumexp(attention.masked_fill(~same, floor), dim=-1)
         mixture = torch.logaddexp(F.logsigmoid(-gate) - nll[inside], F.logsigmoid(gate) + copied)
-        nll = nll.index_put((inside.nonzero().squeeze(1),), -mixture)
-        where = batch.copy[here][inside]
-        may_copy = copyable.any(1)
+        # inside values the mixture takes the place of the plain loss
+        language = (nll * weight).sum() + ((-mixture - nll[inside]) * weight[inside] * filling).sum()
+        where = batch.copy.flatten()[here][inside]
         gate_loss = F.binary_cross_entropy_with_logits(gate, (where >= 0).float(), reduction="none")
-        gate_loss = (gate_loss * may_copy).sum()
-        spans = where >= 0
-        span_loss = -attention[spans].gather(1, where[spans][:, None]).sum()
-        return (nll * weight).sum(), gate_loss, span_loss
+        gate_loss = (gate_loss * (copyable.any(1) & filling)).sum()
+        pointed = attention.gather(1, where.clamp(min=0)[:, None]).squeeze(1)
+        span_loss = -(pointed * ((where >= 0) & filling)).sum()
+        return language, gate_loss, span_loss
 
     def _contrastive(self, out: ModelOutput, batch: Batch) -> Tensor:
         """Sigmoid loss over all pairs of the micro-batch (SigLIP, arXiv 2303.15343), summed over images and

@@ -16,9 +16,8 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -35,6 +34,7 @@ from multimodal_ai.training.checkpoint import (
 )
 from multimodal_ai.training.config import TrainerConfig
 from multimodal_ai.training.distributed import Distribution, local, start_accelerator
+from multimodal_ai.training.interface import EvalHook, NonFiniteError, TrainingBatch, TrainResult
 from multimodal_ai.training.interrupt import StopRequest, ignore_in_worker
 from multimodal_ai.training.metrics import Evaluation, MetricsLog, StepMetrics
 from multimodal_ai.training.optimizer import (
@@ -48,47 +48,6 @@ from multimodal_ai.training.time_budget import TimeBudget
 from multimodal_ai.utils.logger import get_logger, progress
 
 logger = get_logger(__name__)
-
-
-class TrainingBatch(Protocol):
-    """What the loop needs of a micro-batch; `data.packing.Batch` is one."""
-
-    origins: list[str]
-    patches: Tensor
-
-    @property
-    def useful_tokens(self) -> int: ...
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> TrainingBatch: ...
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient was NaN or infinite. The optimizer step was not taken; the message says where."""
-
-
-EvalHook = Callable[[int, nn.Module], "Evaluation | Mapping[str, float]"]
-
-
-@dataclass
-class TrainResult:
-    """How a stage ended.
-
-    exit_code: 0, 130 after Ctrl-C, 143 after SIGTERM, even if the stage was completed in spite of it.
-    losses: means of the last logged steps, by term. model_dir: the trained model, None if interrupted.
-    seconds: over all runs of the stage.
-    """
-
-    stage: str
-    status: Literal["completed", "interrupted"]
-    exit_code: int
-    step: int
-    total_steps: int
-    seconds: float
-    loss: float = math.nan
-    losses: dict[str, float] = field(default_factory=dict)
-    evaluation: dict[str, float] = field(default_factory=dict)
-    checkpoint: Path | None = None
-    model_dir: Path | None = None
 
 
 class Trainer:
@@ -342,7 +301,7 @@ class Trainer:
     def _evaluate(self, log: MetricsLog) -> None:
         if not self.on_evaluate:
             return
-        model = self.distribution.whole_model()
+        model = self.distribution.whole_model(self.distribution.device)
         error: Exception | None = None
         if model is not None:
             model.eval()

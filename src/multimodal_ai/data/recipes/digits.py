@@ -48,13 +48,14 @@ NAME = "digits"
 UNITS = ("kWh", "m3", "L")
 CURRENCIES = ("EUR", "USD", "GBP")
 KIND_SHARES = {
-    "call": 0.42,
-    "vqa": 0.18,
-    "caption": 0.15,
-    "cannot": 0.08,
-    "ask_missing": 0.07,
-    "other_call": 0.04,
-    "follow_up": 0.06,
+    "call": 0.36,
+    "tile": 0.24,
+    "vqa": 0.12,
+    "caption": 0.1,
+    "cannot": 0.06,
+    "ask_missing": 0.05,
+    "follow_up": 0.04,
+    "other_call": 0.03,
 }
 
 _METER = (
@@ -142,12 +143,12 @@ def _sentence(template: str, name: str, rng: Random) -> str:
     return text
 
 
-def _reading(meter: bool, rng: Random) -> tuple[str, str]:
-    """Digits and label of an image: 3 to 5 digits and a unit, or an amount with cents and a currency."""
+def _reading(meter: bool, rng: Random, short: bool = False) -> tuple[str, str]:
+    """Digits and label of an image: 3 or 4 digits (`short`: from 1) and a unit, or an amount with cents."""
     if meter:
-        digits = str(rng.randint(1, 9)) + "".join(str(rng.randrange(10)) for _ in range(rng.randint(2, 4)))
-        return digits, rng.choice(UNITS)
-    whole = rng.randint(10, 99) if rng.random() < 0.6 else rng.randint(100, 999)
+        digits = str(rng.randint(1, 9)) + "".join(str(rng.randrange(10)) for _ in range(rng.randint(2, 3)))
+        return digits[: rng.randint(1, 4) if short else 4], rng.choice(UNITS)
+    whole = rng.randint(1, 9) if rng.random() < 0.4 else rng.randint(10, 99)
     return f"{whole}.{rng.randrange(100):02d}", rng.choice(CURRENCIES)
 
 
@@ -164,11 +165,15 @@ def _sample(seed: int, split: str, number: int) -> Row:
     rng = stream(NAME, seed, split, number)
     meter = rng.random() < 0.5
     kind = rng.choices(list(KIND_SHARES), list(KIND_SHARES.values()))[0]
-    text, label = _reading(meter, rng)
+    if kind == "tile":  # single digits first: reading a plate begins with reading its digits
+        text = "".join(str(rng.randrange(10)) for _ in range(rng.choice((1, 1, 1, 2, 3))))
+        image, used = compose(text, "", digit_pools(seed, split), rng)
+        return caption_row(NAME, image, text, digits=used)
+    text, label = _reading(meter, rng, short=kind == "caption")
     image, used = compose(text, label, digit_pools(seed, split), rng)
     if kind == "caption":
         thing = "meter plate" if meter else "payment slip"
-        return caption_row(NAME, image, f"{thing}: {' '.join(text)} {label}", digits=used)
+        return caption_row(NAME, image, f"{thing}: {text} {label}", digits=used)
 
     words = _WORDS["meter" if meter else "slip"]
     wording = rng.randrange(3)

@@ -69,24 +69,25 @@ def _colours(rng: Random) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float
     """Ink and background, one dark and one light, at least 110 levels apart in each channel."""
     dark = np.array([rng.randint(0, 70) for _ in range(3)], np.float32)
     light = np.array([rng.randint(180, 250) for _ in range(3)], np.float32)
-    return (dark, light) if rng.random() < 0.8 else (light, dark)
+    return (dark, light) if rng.random() < 0.9 else (light, dark)
 
 
 def compose(text: str, label: str, pools: tuple[tuple[int, ...], ...], rng: Random) -> tuple[bytes, list[int]]:
-    """A plate or slip as PNG bytes, 32 pixels high and 96 to 160 wide, and the digit images used.
+    """A plate or slip as PNG bytes, 32 pixels high and 32 to 144 wide, and the digit images used.
 
     `text` holds digits and at most one decimal point, drawn as handwritten digits and a dot; `label`
-    (unit or currency) is printed behind them, or before them for a slip now and then.
+    (unit or currency; empty for bare digits) is printed behind them, or before them for a slip now and then.
     """
     bank, _ = _digit_bank()
     used: list[int] = []
-    printed = _printed(label, rng.randint(13, 15))
+    printed = _printed(label, rng.randint(13, 15)) if label else np.zeros((1, 0), np.float32)
     before = "." in text and rng.random() < 0.3
     content = sum(CELL if char.isdigit() else 6 for char in text) + printed.shape[1] + 6
-    width = max(96, -(-(content + 12) // CELL) * CELL)
+    width = max(64 if label else 32, -(-(content + (12 if label else 0)) // CELL) * CELL)
     ink = np.zeros((HEIGHT, width), np.float32)
-    x = rng.randint(5, max(5, min(width - content - 5, 12)))
-    baseline = (HEIGHT - CELL) // 2 + rng.randint(-3, 3)
+    slack = width - content
+    x = rng.randint(min(5, slack // 2), max(5, min(slack - 5, 12)))
+    baseline = (HEIGHT - CELL) // 2 + rng.randint(-2, 2)
     if before:
         x = _stamp(ink, printed, x, baseline + CELL - 2 - printed.shape[0]) + 6
     for char in text:
