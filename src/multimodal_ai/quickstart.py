@@ -34,7 +34,8 @@ ROWS: dict[str, dict[str, int | None]] = {
     "stdlib_text": {"train": None, "test": None},
 }
 # limits of the evaluation, and of the two-minute form
-EVALUATED = {"vqa": 3000, "calls": 900, "retrieval": 300, "text": 100}
+EVALUATED = {"vqa": 2500, "calls": 600, "retrieval": 300, "text": 60}
+EXAMPLE_FUNCTIONS = Path("examples/functions.py")
 QUICK = 0.12  # share of everything in the two-minute form
 BARS = {"easy_vqa_accuracy": 0.85, "image_call_exact": 0.80, "trigger_auroc": 0.95, "schema_valid": 1.0}
 
@@ -220,42 +221,27 @@ def _print(outcome: Outcome) -> None:
 
 def _function_loop(engine: Any, pictures: list[Sample], folder: Path) -> list[Any]:
     """One held-out plate through the loop: image and request, call, the Python function runs, final answer."""
-    from multimodal_ai.evaluation.report import Turn
+    from multimodal_ai.evaluation.report import transcript
     from multimodal_ai.functions import FunctionLoop, load_functions
-    from multimodal_ai.inference import Request
+    from multimodal_ai.terminal import Responder
 
-    registry = load_functions(Path("examples/functions.py"))
-    sample = next(
-        sample
-        for sample in pictures
-        if sample.messages[-1].tool_calls and sample.messages[-1].tool_calls[0].name == "log_reading"
-    )
-    request = sample.messages[-2].text or "Log this reading."
-    calls: list[Any] = []
-
-    def respond(messages: Any, functions: Any, images: Any, tool_choice: Any) -> Any:
-        reply = engine.generate([Request(messages, functions, images, tool_choice=tool_choice, max_tokens=96)])[0]
-        calls.extend(reply.calls)
-        return reply
-
+    registry = load_functions(EXAMPLE_FUNCTIONS)
+    calls = [one for one in pictures if one.meta.get("trigger") == "call"]
+    sample = next(one for one in calls if one.meta["function"] == "log_reading")
+    image = sample.images[0]
+    (folder / "meter.png").write_bytes(image)
+    request = sample.messages[0].text
+    responder = Responder(engine, max_tokens=96)
     os.environ.setdefault("MULTIMODAL_AI_LEDGER", str(folder / "ledger.jsonl"))
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": request}]}]
-    outcome = FunctionLoop(respond, registry, approve=lambda call: "allow").run(messages, [sample.images[0]])
-    console.rule("One image through the function loop")
-    console.print(f"user: {request} [image]", markup=False)
-    turns = [Turn("user", request, images=[sample.images[0]])]
-    made = {call.id: call for call in calls}
-    for message in outcome.messages[1:]:
-        shown = [
-            {"name": call["function"]["name"], "arguments": json.loads(call["function"]["arguments"])}
-            for call in message.get("tool_calls", ())
-        ]
-        for call, plain in zip(message.get("tool_calls", ()), shown, strict=True):
-            if call["id"] in made:
-                plain["confidence"] = made[call["id"]].confidence
-            console.print(f"call: {plain['name']}({json.dumps(plain['arguments'])})", markup=False)
-        text = message.get("content") or ""
-        if text:
-            console.print(f"{message['role']}: {text}", markup=False)
-        turns.append(Turn(message["role"], text, shown))
+    loop = FunctionLoop(responder, registry, approve=lambda call: "allow")
+    made = loop.run(messages, [image])
+    turns = transcript(made.messages, [call for reply in responder.replies for call in reply.calls], [image])
+    console.rule(f"One image through the function loop: {folder / 'meter.png'}")
+    for turn in turns:
+        for call in turn.calls:
+            arguments = json.dumps(call["arguments"], ensure_ascii=False)
+            console.print(f"  call  {call['name']}({arguments})  confidence {call['confidence']:.2f}", markup=False)
+        if turn.text:
+            console.print(f"  {turn.role:9s} {turn.text}", markup=False)
     return turns

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch._dynamo.utils import counters
 from toy import ToyModel, read_losses, start_process, toy_config, toy_train, toy_trainer, train_for_ever, train_until
 
 from multimodal_ai.training.checkpoint import latest
@@ -102,7 +103,9 @@ def test_activation_checkpointing_changes_nothing(tmp_path: Path):
 @pytest.mark.slow
 def test_compiling_block_by_block_changes_nothing_but_rounding(tmp_path: Path):
     toy_train(toy_config(tmp_path / "a"))
+    counters.clear()
     toy_train(toy_config(tmp_path / "b", compile=True, activation_checkpointing=True))
+    assert counters["stats"]["unique_graphs"] > 0 and not counters["graph_break"]
     assert read_losses(tmp_path / "b") == pytest.approx(read_losses(tmp_path / "a"), rel=1e-4)
 
 

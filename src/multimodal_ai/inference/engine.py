@@ -73,6 +73,11 @@ class _Row:
     open_probabilities: list[float] = field(default_factory=list)  # of the open call's free tokens
     copied: dict[str, list[tuple[float, int]]] = field(default_factory=dict)  # of its arguments: share, role
 
+    @property
+    def near_limit(self) -> bool:
+        """Whether an open call must be brought to its end: the last third of the tokens is kept for that."""
+        return len(self.reply.token_ids) * 3 >= self.request.max_tokens * 2 and bool(self.steering.specs)
+
 
 class Engine:
     """A model with its tokenizer and processing, ready to answer. Not safe for use by several threads at once."""
@@ -345,6 +350,8 @@ class Engine:
                 }
         for place, number in enumerate(active):
             allowed = rows[number].steering.matcher.allowed()
+            if rows[number].near_limit:
+                allowed = rows[number].steering.closing(allowed)
             for token, weight in rows[number].steering.bias(allowed).items():
                 logits[place, token] += weight
             logits[place].masked_fill_(torch.from_numpy(~allowed).to(device), float("-inf"))
@@ -355,12 +362,13 @@ class Engine:
     @torch.inference_mode()
     def score(self, requests: Sequence[Request], replies: Sequence[str | dict[str, Any]]) -> list[float]:
         """Log-probability in nats of given replies (a text, or an assistant message), end included."""
+        unlimited = Renderer(self.tokenizer, self.processing.rendering.model_copy(update={"max_target": 1 << 20}))
         examples = []
         for request, reply in zip(requests, replies, strict=True):
             example = self._example(request)
             message = {"role": "assistant", "content": reply} if isinstance(reply, str) else reply
             turn = Message.model_validate(message)
-            example.target = self.renderer.target(turn, example.specs, example.source)
+            example.target = unlimited.target(turn, example.specs, example.source)
             examples.append(example)
         batch = self._collate(examples)
         context = self._encode(batch)

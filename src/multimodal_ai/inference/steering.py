@@ -108,6 +108,26 @@ class Steering:
             weights[token] = float(np.log(max(share, 1e-6)))
         return weights
 
+    def closing(self, allowed: np.ndarray) -> np.ndarray:
+        """Those of the allowed tokens that bring an open call to its end, where there are any.
+
+        A reply that comes near its limit must not leave half a call behind: strings, lists and objects are
+        closed where the grammar lets them be, and no further call is begun.
+        """
+        tokens = np.flatnonzero(allowed)
+        end = self.tokenizer.special.end
+        if self.parser.state == "text":
+            chosen = [end] if allowed[end] and len(tokens) < 3 else []
+        else:
+            first = {token: self.tokenizer.token_bytes(token)[:1] for token in tokens.tolist()}
+            chosen = [token for token, byte in first.items() if byte in (b"}", b"]")]
+            chosen = chosen or [token for token, byte in first.items() if byte == b'"']
+        if not chosen:
+            return allowed
+        only = np.zeros_like(allowed)
+        only[chosen] = True
+        return only
+
     def take(self, token: int) -> list[ParserEvent]:
         """Consume one token in the grammar and the parser."""
         self.matcher.consume(token)

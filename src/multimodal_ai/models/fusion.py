@@ -14,7 +14,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from multimodal_ai.models.layers import Attention, AttentionLayout, BlockConfig, LayerNorm, SwiGLU, grid_embedding, lengths_to_valid
+from multimodal_ai.models.layers import (
+    Attention,
+    AttentionLayout,
+    BlockConfig,
+    LayerNorm,
+    SwiGLU,
+    grid_embedding,
+    lengths_to_valid,
+)
 from multimodal_ai.utils.config import ConfigModel
 
 

@@ -127,7 +127,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, layout: AttentionLayout, backend: Ba
 
     `sdpa` is torch's fused kernel and the reference. `matmul` writes the two products out: in BF16 on a
     CPU, with sequences of around a hundred, it runs 4-8 times as fast as the fused kernel forward and
-    backward (docs/performance.md). `auto` takes `matmul` there and `sdpa` elsewhere.
+    backward (docs/decisions.md). `auto` takes `matmul` there and `sdpa` elsewhere.
     """
     B, T, H, E = q.shape
     S, K = k.shape[1], k.shape[2]

@@ -180,10 +180,10 @@ def _sample(seed: int, split: str, number: int) -> Row:
     gold, other = log_reading(wording), record_payment(wording)
     if not meter:
         gold, other = other, gold
-    cards = draw_cards(rng, split, rng.randint(0, 3))
+    cards = draw_cards(rng, split, rng.choice((0, 0, 1, 2)))
     listed = [one.tool for one in cards]
-    if rng.random() < 0.4:
-        listed = [other, *listed[:2]]
+    if rng.random() < 0.6:
+        listed = [other, *listed[:1]]
     if kind == "vqa":
         by_number = rng.random() < 0.7
         question = rng.choice(words["ask_number" if by_number else "ask_label"][split])
