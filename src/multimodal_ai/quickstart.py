@@ -34,7 +34,7 @@ ROWS: dict[str, dict[str, int | None]] = {
     "stdlib_text": {"train": None, "test": None},
 }
 # limits of the evaluation, and of the two-minute form
-EVALUATED = {"vqa": 2500, "calls": 600, "retrieval": 300, "text": 60}
+EVALUATED = {"vqa": 2000, "calls": 600, "retrieval": 300, "text": 60}
 EXAMPLE_FUNCTIONS = Path("examples/functions.py")
 QUICK = 0.12  # share of everything in the two-minute form
 BARS = {"easy_vqa_accuracy": 0.85, "image_call_exact": 0.80, "trigger_auroc": 0.95, "schema_valid": 1.0}

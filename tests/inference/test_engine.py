@@ -49,7 +49,7 @@ def test_every_call_validates_and_the_finish_reason_agrees(
             assert 0 <= call.confidence <= 1 and set(call.sources) == set(call.arguments)
         assert (reply.finish_reason == "tool_calls") == bool(reply.calls)
         finished += bool(reply.calls)
-    assert finished > len(asked) // 2 or temperature == 0  # greedy, an untrained model repeats itself to the limit
+    assert finished > len(asked) // 2
 
 
 def test_greedy_does_not_depend_on_the_batch(engine: Engine, requests: list[Request]) -> None:
@@ -181,3 +181,14 @@ def test_absent_optional_parameters_leave_the_grammar() -> None:
     spec = FunctionSpec("f", "", {"type": "object", "properties": properties, "required": ["a"]})
     assert without_absent(spec, [0.1, 0.9, 0.2]).parameter_names == ("a", "b")
     assert without_absent(spec, [0.1, 0.9, 0.9]) is spec
+
+
+@pytest.mark.parametrize("max_tokens", [90, 150])
+def test_a_call_is_finished_before_the_limit(engine: Engine, requests: list[Request], max_tokens: int) -> None:
+    asked = [r for r in requests if r.tools]
+    for number, request in enumerate(asked):
+        request.tool_choice, request.temperature, request.seed = "required", 1.0, number
+        request.max_tokens, request.parallel_tool_calls = max_tokens, False
+    replies = engine.generate(asked)
+    cut = [reply for reply in replies if reply.finish_reason == "length"]
+    assert len(cut) <= len(replies) // 10  # many required strings can be more than the limit holds

@@ -119,9 +119,10 @@ class Steering:
         if self.parser.state == "text":
             chosen = [end] if allowed[end] and len(tokens) < 3 else []
         else:
-            first = {token: self.tokenizer.token_bytes(token)[:1] for token in tokens.tolist()}
-            chosen = [token for token, byte in first.items() if byte in (b"}", b"]")]
-            chosen = chosen or [token for token, byte in first.items() if byte == b'"']
+            chosen = []
+            closers = ((b'"}', b'"]'), (b'"',)) if self.parser.in_string else ((b"}", b"]"), (b'"',))
+            for endings in closers:
+                chosen = chosen or [t for t in tokens.tolist() if self.tokenizer.token_bytes(t).startswith(endings)]
         if not chosen:
             return allowed
         only = np.zeros_like(allowed)

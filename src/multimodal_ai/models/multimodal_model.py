@@ -233,7 +233,9 @@ class MultimodalModel(nn.Module):
     def _touch(self, *results: Tensor) -> Tensor:
         """Zero, with a path to the results given and to every parameter that a batch may leave idle."""
         idle = (*self.head.parameters(), self.contrastive_scale, self.contrastive_bias)
-        return sum((tensor.float().sum() for tensor in (*results, *idle)), start=results[0].new_zeros(())) * 0.0
+        # Times 0 each by itself: the gradients of scalars would otherwise be one tensor, and adding to one of
+        # them in the next micro-batch would change all.
+        return torch.stack([(tensor.float() * 0.0).sum() for tensor in (*results, *idle)]).sum()
 
     # -- files ------------------------------------------------------------------------------------------------
 

@@ -58,7 +58,9 @@ def test_calls_and_answers_say_what_is_drawn(samples: dict[str, list[Sample]]) -
                 assert f"{call.arguments['amount']:.2f}".replace(".", "") == drawn(sample)
                 assert call.arguments["payee"] in sample.messages[0].text
             seen[call.name] += 1
-        if sample.task == "caption":
+        if sample.task == "caption" and last.text.isdigit():
+            assert last.text == drawn(sample) and len(last.text) <= 3
+        elif sample.task == "caption":
             thing, text = last.text.split(": ")
             assert thing in ("meter plate", "payment slip")
             assert "".join(char for char in text.rsplit(" ", 1)[0] if char.isdigit()) == drawn(sample)
@@ -67,14 +69,14 @@ def test_calls_and_answers_say_what_is_drawn(samples: dict[str, list[Sample]]) -
     assert seen["log_reading"] > 100 and seen["record_payment"] > 100
 
 
-def test_meter_values_have_three_to_five_digits_and_no_leading_zero(samples: dict[str, list[Sample]]) -> None:
+def test_meter_values_have_three_or_four_digits_and_no_leading_zero(samples: dict[str, list[Sample]]) -> None:
     values = [
         call.arguments["value"]
         for sample in samples["train"]
         for call in sample.messages[-1].tool_calls
         if call.name == "log_reading"
     ]
-    assert {len(str(value)) for value in values} == {3, 4, 5}
+    assert {len(str(value)) for value in values} == {3, 4}
 
 
 def test_every_call_is_valid_and_listed(samples: dict[str, list[Sample]]) -> None:
@@ -104,7 +106,7 @@ def test_a_missing_name_is_asked_for(samples: dict[str, list[Sample]]) -> None:
 def test_shares_of_kinds(samples: dict[str, list[Sample]]) -> None:
     assert sum(KIND_SHARES.values()) == pytest.approx(1)
     tasks = Counter(sample.task for sample in samples["train"])
-    assert tasks["caption"] / COUNT == pytest.approx(KIND_SHARES["caption"], abs=0.05)
+    assert tasks["caption"] / COUNT == pytest.approx(KIND_SHARES["caption"] + KIND_SHARES["tile"], abs=0.06)
     assert tasks["vqa"] / COUNT == pytest.approx(KIND_SHARES["vqa"], abs=0.05)
     triggers = Counter(sample.meta.get("trigger") for sample in samples["train"] if sample.task == "call")
     assert triggers["call"] / COUNT == pytest.approx(KIND_SHARES["call"] + KIND_SHARES["other_call"], abs=0.06)
@@ -138,7 +140,7 @@ def test_images_decode_and_fit_eighty_patches(samples: dict[str, list[Sample]]) 
         with Image.open(io.BytesIO(sample.images[0])) as image:
             image.load()
             assert image.mode == "RGB" and image.height == 32
-            assert 96 <= image.width <= 160 and image.width % 16 == 0
+            assert 32 <= image.width <= 160 and image.width % 16 == 0
 
 
 def test_digits_stand_out_from_the_paper() -> None:

@@ -48,10 +48,10 @@ NAME = "digits"
 UNITS = ("kWh", "m3", "L")
 CURRENCIES = ("EUR", "USD", "GBP")
 KIND_SHARES = {
-    "call": 0.36,
-    "tile": 0.24,
-    "vqa": 0.12,
-    "caption": 0.1,
+    "call": 0.34,
+    "tile": 0.18,
+    "vqa": 0.1,
+    "caption": 0.2,
     "cannot": 0.06,
     "ask_missing": 0.05,
     "follow_up": 0.04,
