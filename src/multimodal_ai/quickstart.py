@@ -28,7 +28,8 @@ STAGES = ("pretraining", "alignment", "instruction_tuning")
 VOCABULARY = 4096
 # rows by recipe and split; None: all there are
 ROWS: dict[str, dict[str, int | None]] = {
-    "digits": {"train": 24_000, "test": 800},
+    "digit_tiles": {"train": 8_000},
+    "digits": {"train": 18_000, "test": 800},
     "function_cards": {"train": 16_000, "test": 600},
     "easy_vqa": {"train": None, "test": None},
     "stdlib_text": {"train": None, "test": None},

@@ -45,13 +45,13 @@ from multimodal_ai.data.recipes.function_words import VALUES
 from multimodal_ai.data.recipes.plates import compose, digit_pools
 
 NAME = "digits"
+TILES = "digit_tiles"
 UNITS = ("kWh", "m3", "L")
 CURRENCIES = ("EUR", "USD", "GBP")
 KIND_SHARES = {
-    "call": 0.34,
-    "tile": 0.18,
-    "vqa": 0.1,
-    "caption": 0.2,
+    "call": 0.42,
+    "vqa": 0.12,
+    "caption": 0.28,
     "cannot": 0.06,
     "ask_missing": 0.05,
     "follow_up": 0.04,
@@ -165,10 +165,6 @@ def _sample(seed: int, split: str, number: int) -> Row:
     rng = stream(NAME, seed, split, number)
     meter = rng.random() < 0.5
     kind = rng.choices(list(KIND_SHARES), list(KIND_SHARES.values()))[0]
-    if kind == "tile":  # single digits first: reading a plate begins with reading its digits
-        text = "".join(str(rng.randrange(10)) for _ in range(rng.choice((1, 1, 1, 2, 3))))
-        image, used = compose(text, "", digit_pools(seed, split), rng)
-        return caption_row(NAME, image, text, digits=used)
     text, label = _reading(meter, rng, short=kind == "caption")
     image, used = compose(text, label, digit_pools(seed, split), rng)
     if kind == "caption":
@@ -225,6 +221,17 @@ def _sample(seed: int, split: str, number: int) -> Row:
     return row(NAME, "call", [user(ask, 1), *reply], tools, [image], **more)
 
 
+def tiles(context: RecipeContext, split: str) -> Iterator[Row]:
+    """One to three bare digits on a small tile, without end: reading a plate begins with reading its digits."""
+    number = 0
+    while True:
+        rng = stream(TILES, context.seed, split, number)
+        text = "".join(str(rng.randrange(10)) for _ in range(rng.choice((1, 1, 1, 2, 3))))
+        image, used = compose(text, "", digit_pools(context.seed, split), rng)
+        yield caption_row(TILES, image, text, digits=used)
+        number += 1
+
+
 def _shuffled(tools: list[dict[str, Any]], rng: Random) -> list[dict[str, Any]]:
     rng.shuffle(tools)
     return tools
@@ -245,4 +252,13 @@ RECIPE = Recipe(
     splits=("train", "test"),
     rows=rows,
     sizes={"train": 20_000, "test": 1_000},
+)
+
+TILE_RECIPE = Recipe(
+    name=TILES,
+    licence=RECIPE.licence,
+    description="one to three bare handwritten digits with what they say",
+    splits=("train", "test"),
+    rows=tiles,
+    sizes={"train": 8_000, "test": 500},
 )
