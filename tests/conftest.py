@@ -13,11 +13,12 @@ import torch
 from multimodal_ai.data.dataset import DataConfig, MicroBatches
 from multimodal_ai.data.image_processor import ImageConfig, ImageProcessor
 from multimodal_ai.data.messages import Sample
+from multimodal_ai.data.processing import ProcessingConfig
 from multimodal_ai.data.recipes import RECIPES, RecipeContext
 from multimodal_ai.data.rendering import Renderer, RenderingConfig
 from multimodal_ai.data.text_files import texts_of_sample
 from multimodal_ai.data.tokenizer import Tokenizer
-from multimodal_ai.inference.engine import Engine, ProcessingConfig
+from multimodal_ai.inference.engine import Engine
 from multimodal_ai.models import ModelConfig, MultimodalModel
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

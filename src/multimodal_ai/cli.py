@@ -94,11 +94,12 @@ def train(
 
     [bold]Example[/]: multimodal-ai train --config configs/quickstart/alignment.yaml --set optimizer.lr=1e-3
     """
+    from multimodal_ai.evaluation.in_training import generated_examples
     from multimodal_ai.training.run import run_training
     from multimodal_ai.training.trainer import NonFiniteError
 
     try:
-        result = run_training(config, overrides or ())
+        result = run_training(config, overrides or (), [generated_examples])
     except NonFiniteError as error:
         err.print(f"[bold red]stopped:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(AIM_MISSED) from None

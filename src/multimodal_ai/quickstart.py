@@ -70,6 +70,7 @@ def run(
         raise ValueError(f"{configs}: no {missing[0]}.yaml there; run this in the project's folder")
     share = QUICK if quick else 1.0
     data = folder / "data"
+    _forget_other(folder, share)
     _prepare(data, share)
     _train_tokenizer(data)
     before: Path | None = None
@@ -100,6 +101,16 @@ def _overrides(configs: Path, folder: Path, stage: str, before: Path | None, sha
     else:
         overrides.append(f"init_from={before}")
     return overrides
+
+
+def _forget_other(folder: Path, share: float) -> None:
+    """A run of the other length in this folder is no start for this one: remove its stages and data."""
+    mark = folder / "length.json"
+    if mark.exists() and json.loads(mark.read_text(encoding="utf-8"))["share"] != share:
+        for name in (*STAGES, "data"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(json.dumps({"share": share}) + "\n", encoding="utf-8")
 
 
 # -- data -----------------------------------------------------------------------------------------------------

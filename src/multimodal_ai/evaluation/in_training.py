@@ -15,11 +15,12 @@ from torch import nn
 
 from multimodal_ai.data.image_processor import ImageProcessor
 from multimodal_ai.data.messages import Sample
+from multimodal_ai.data.processing import ProcessingConfig
 from multimodal_ai.data.rows import load_rows
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.evaluation.common import calls_of, question_of, to_request
 from multimodal_ai.functions.schema import canonical_json
-from multimodal_ai.inference.engine import Engine, ProcessingConfig
+from multimodal_ai.inference.engine import Engine
 from multimodal_ai.models import MultimodalModel
 from multimodal_ai.training.config import TrainConfig
 from multimodal_ai.training.metrics import Evaluation

@@ -9,7 +9,6 @@ validates. The renderer is the training's own.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from multimodal_ai.data.examples import Example, function_inputs
-from multimodal_ai.data.image_processor import ImageConfig, ImageProcessor
+from multimodal_ai.data.image_processor import ImageProcessor
 from multimodal_ai.data.messages import Message, Sample
 from multimodal_ai.data.packing import Batch, collate
-from multimodal_ai.data.rendering import RESULT, SYSTEM, USER, Renderer, RenderingConfig, Source, Target
+from multimodal_ai.data.processing import ProcessingConfig
+from multimodal_ai.data.rendering import RESULT, SYSTEM, USER, Renderer, Source, Target
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.functions.call_parser import ParserEvent
 from multimodal_ai.functions.grammar import GrammarCompiler
@@ -34,30 +34,8 @@ from multimodal_ai.inference.steering import Steering
 from multimodal_ai.models.decoder import Context
 from multimodal_ai.models.function_head import TRIGGER_CLASSES, FunctionScores
 from multimodal_ai.models.multimodal_model import MultimodalModel
-from multimodal_ai.utils.config import ConfigModel
 
-PROCESSING_FILE = "processing.json"
 _ORIGINS = {SYSTEM: "system", RESULT: "function_result"}
-
-
-class ProcessingConfig(ConfigModel):
-    """What a trained folder keeps besides the model: how inputs were prepared, and the trigger's temperature."""
-
-    image: ImageConfig = ImageConfig()
-    rendering: RenderingConfig = RenderingConfig()
-    trigger_temperature: float = 1.0
-
-    def save(self, folder: Path) -> None:
-        """Write processing.json."""
-        (folder / PROCESSING_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> ProcessingConfig:
-        """Read processing.json; ValueError where it is missing."""
-        path = folder / PROCESSING_FILE
-        if not path.is_file():
-            raise ValueError(f"{folder}: no {PROCESSING_FILE} here; give the folder of a trained model")
-        return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
 
 
 @dataclass

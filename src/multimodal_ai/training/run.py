@@ -6,13 +6,13 @@ model, images and vision encoder) is refused here, before anything is computed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from multimodal_ai.data.dataset import MicroBatches
+from multimodal_ai.data.processing import ProcessingConfig
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.models.multimodal_model import ModelConfig, MultimodalModel
 from multimodal_ai.training.checkpoint import config_differences
@@ -86,11 +86,8 @@ def run_stage(config: TrainConfig, hooks: Sequence[HookFactory] = (), folder: Pa
 
     def finish(model_folder: Path) -> None:
         tokenizer.save(model_folder)
-        prepared = {
-            "image": config.data.image.model_copy(update={"augment": None}).model_dump(mode="json"),
-            "rendering": config.data.rendering.model_dump(mode="json"),
-        }
-        (model_folder / "processing.json").write_text(json.dumps(prepared, indent=2) + "\n", encoding="utf-8")
+        image = config.data.image.model_copy(update={"augment": None})
+        ProcessingConfig(image=image, rendering=config.data.rendering).save(model_folder)
 
     return Trainer(
         config,

@@ -1,0 +1,32 @@
+"""How the inputs of a trained model were prepared: kept beside its weights, so that serving prepares them alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from multimodal_ai.data.image_processor import ImageConfig
+from multimodal_ai.data.rendering import RenderingConfig
+from multimodal_ai.utils.config import ConfigModel
+
+PROCESSING_FILE = "processing.json"
+
+
+class ProcessingConfig(ConfigModel):
+    """What a trained folder keeps besides the model: how inputs were prepared, and the trigger's temperature."""
+
+    image: ImageConfig = ImageConfig()
+    rendering: RenderingConfig = RenderingConfig()
+    trigger_temperature: float = 1.0
+
+    def save(self, folder: Path) -> None:
+        """Write processing.json."""
+        (folder / PROCESSING_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> ProcessingConfig:
+        """Read processing.json; ValueError where it is missing."""
+        path = folder / PROCESSING_FILE
+        if not path.is_file():
+            raise ValueError(f"{folder}: no {PROCESSING_FILE} here; give the folder of a trained model")
+        return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
