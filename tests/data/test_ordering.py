@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -53,6 +54,22 @@ def test_every_epoch_shows_every_row_once() -> None:
         seen.setdefault((source, epoch), []).append(index)
     assert sorted(seen[0, 0]) == list(range(100)) and sorted(seen[1, 0]) == sorted(seen[1, 3]) == list(range(37))
     assert seen[1, 0] != seen[1, 1]
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 60), st.integers(1, 7), st.integers(0, 99))
+def test_neighbouring_rows_come_in_runs_and_every_epoch_shows_each_once(size: int, run: int, seed: int) -> None:
+    mix = Mix([size, 50], [1, 1], seed, [run, 1])
+    drawn = [mix[position] for position in range(2 * BLOCK)]
+    mine = [(epoch, index) for source, epoch, index in drawn if source == 0]
+    whole_epochs = max(epoch for epoch, _ in mine)
+    for number in range(whole_epochs):
+        assert sorted(index for epoch, index in mine if epoch == number) == list(range(size))
+    together = sum(
+        a[:2] == b[:2] and b[2] == a[2] + 1 and b[2] // run == a[2] // run for a, b in pairwise(drawn) if a[0] == 0
+    )
+    inside = sum(index % run != 0 for _, index in mine)  # every row of a run but its first follows another
+    assert together >= inside - 3  # a run may be cut where a block ends, or where the drawing begins and ends
 
 
 def test_empty_sources_and_wrong_weights_are_refused() -> None:

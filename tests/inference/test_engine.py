@@ -140,9 +140,7 @@ def test_scores_are_log_probabilities_of_the_reply(engine: Engine) -> None:
     assert long < short < 0
 
 
-def test_embeddings_are_of_length_one_and_keep_their_order(
-    engine: Engine, samples: dict[str, list[Sample]]
-) -> None:
+def test_embeddings_are_of_length_one_and_keep_their_order(engine: Engine, samples: dict[str, list[Sample]]) -> None:
     images = [sample.images[0] for sample in samples["easy_vqa"][:3]]
     vectors = engine.embed_images([images[0], images[1], images[0], images[2]])
     torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(4))

@@ -37,11 +37,7 @@ def test_the_name_of_a_special_token_is_ordinary_text(tokenizer: Tokenizer, toke
     assert unicodedata.normalize("NFKC", lookalike(token)) == token, "the look-alike is a good one"
 
 
-@given(
-    parts=st.lists(
-        st.one_of(st.sampled_from(SPECIAL_TOKENS), st.text(max_size=8), st.sampled_from("<|/>_ ▁Ġ"))
-    )
-)
+@given(parts=st.lists(st.one_of(st.sampled_from(SPECIAL_TOKENS), st.text(max_size=8), st.sampled_from("<|/>_ ▁Ġ"))))
 def test_no_text_reaches_a_special_id(tokenizer: Tokenizer, parts: list[str]) -> None:
     text = "".join(parts)
     assert is_ordinary(tokenizer, text)
@@ -54,9 +50,7 @@ def test_every_ordinary_token_stays_ordinary_when_its_text_is_encoded(tokenizer:
         assert tokenizer.token_bytes(index) not in {name.encode() for name in SPECIAL_TOKENS}
 
 
-def test_a_file_that_registers_special_tokens_for_matching_is_refused(
-    tokenizer: Tokenizer, tmp_path: Path
-) -> None:
+def test_a_file_that_registers_special_tokens_for_matching_is_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
     """Such a file, as other tools write it, would turn the text `<function_call>` into the id."""
     state = json.loads(tokenizer.save(tmp_path).read_text())
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}

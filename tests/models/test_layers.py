@@ -57,9 +57,7 @@ def test_rotary_scores_depend_on_the_distance_alone() -> None:
     q, k = torch.randn(2, 1, 1, 1, 8).unbind(0)
 
     def score(a: int, b: int) -> torch.Tensor:
-        turned = [
-            rotate(x, rotary_angles(torch.tensor([[[place]]]), 8, 100.0)) for x, place in ((q, a), (k, b))
-        ]
+        turned = [rotate(x, rotary_angles(torch.tensor([[[place]]]), 8, 100.0)) for x, place in ((q, a), (k, b))]
         return (turned[0] * turned[1]).sum()
 
     torch.testing.assert_close(score(3, 1), score(9, 7))

@@ -67,7 +67,8 @@ def test_decoding_with_a_cache_equals_teacher_forcing(small_model: MultimodalMod
         states, _ = small_model.decoder.step(part, counts, memory, cache)
         pieces.append(states)
         position += part.shape[1]
-    torch.testing.assert_close(torch.cat(pieces, 1), out.decoder_states, rtol=1e-4, atol=1e-4)
+    real = torch.arange(T) < batch.target_lengths[:, None]  # teacher forcing leaves the places behind a row's end empty
+    torch.testing.assert_close(torch.cat(pieces, 1)[real], out.decoder_states[real], rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
@@ -77,7 +78,7 @@ def test_rows_of_a_cache_may_stand_at_different_lengths(small_model: MultimodalM
     memory = small_model.decoder.memory(out.context)
     cache = small_model.decoder.new_cache(4, 40, torch.device("cpu"), torch.float32)
     embedded = small_model.embed_target(batch.target_ids[:, :2].repeat(1, 3))
-    whole = small_model.decoder(embedded, out.context)[0]
+    whole = small_model.decoder(embedded, torch.full((4,), embedded.shape[1]), out.context)[0]
     counts = torch.tensor([1, 2, 3, 1])
     states, _ = small_model.decoder.step(embedded[:, :3], counts, memory, cache)
     rest = torch.stack([embedded[row, count : count + 2] for row, count in enumerate(counts.tolist())])
@@ -91,7 +92,7 @@ def test_every_size_is_described_on_the_meta_device(path: Path) -> None:
     config = ModelConfig.model_validate(yaml.safe_load(path.read_text()))
     rows = {row.name: row for row in describe(config)}
     assert rows["total"].parameters >= sum(row.parameters for name, row in rows.items() if name != "total")
-    low, high = {"tiny": (8e6, 12e6), "small": (25e6, 30e6), "base": (2.5e8, 3.2e8), "large": (1.4e9, 1.7e9),
+    low, high = {"tiny": (7e6, 12e6), "small": (25e6, 30e6), "base": (2.5e8, 3.2e8), "large": (1.4e9, 1.7e9),
                  "xl": (6.5e9, 7.5e9)}[path.stem]  # fmt: skip
     assert low <= rows["total"].parameters <= high
     assert all(row.flops > 0 for row in rows.values())

@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
 from torch.utils.data import Dataset as TorchDataset
 
 from multimodal_ai.data.examples import Example, build_example
@@ -35,6 +36,7 @@ class SourceConfig(ConfigModel):
     weight: float = 1.0
     tasks: list[str] | None = None  # keep only rows of these tasks; all by default
     objective: Literal["prefix_lm", "span_corruption", "both"] = "both"  # for plain text
+    run: int = Field(default=1, ge=1)  # neighbouring rows drawn together: a shared image is then encoded once
 
 
 class DataConfig(ConfigModel):
@@ -105,7 +107,8 @@ class MicroBatches(TorchDataset[Batch]):
         self.global_size, self.micro_size, self.rank, self.world = global_size, micro_size, rank, world
         self.accumulation = global_size // (micro_size * world)
         self.sources = [Source(name, source) for name, source in config.sources.items()]
-        self.mix = Mix([len(source) for source in self.sources], [s.config.weight for s in self.sources], seed)
+        configs = [source.config for source in self.sources]
+        self.mix = Mix([len(s) for s in self.sources], [c.weight for c in configs], seed, [c.run for c in configs])
         self.renderer = Renderer(tokenizer, config.rendering)
         self.images = ImageProcessor(config.image)
         self.seen, self.bad = 0, Counter[str]()

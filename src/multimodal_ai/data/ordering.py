@@ -45,17 +45,24 @@ def permute(index: int, size: int, *key: int) -> int:
 
 
 class Mix:
-    """Sources with sizes and weights as one endless sequence of (source, epoch, index)."""
+    """Sources with sizes and weights as one endless sequence of (source, epoch, index).
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int) -> None:
+    runs: for each source, how many neighbouring rows follow each other (1: every row for itself), so that
+    what they share, such as an image, meets in one batch.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], weights: Sequence[float], seed: int, runs: Sequence[int] | None = None
+    ) -> None:
         if len(sizes) != len(weights) or not sizes:
             raise ValueError(f"{len(sizes)} sources and {len(weights)} weights: give one weight a source")
         empty = [number for number, size in enumerate(sizes) if size < 1]
         if empty or min(weights) < 0 or sum(weights) <= 0:
             raise ValueError(f"every source needs a row and a weight of at least 0 (empty sources: {empty})")
         total = sum(weights)
-        self.sizes, self.seed = list(sizes), seed
+        self.sizes, self.seed, self.runs = list(sizes), seed, list(runs or [1] * len(sizes))
         self._shares = [weight / total for weight in weights]
+        self._last: tuple[int, list[tuple[int, int, int]]] = (-1, [])
 
     def _taken(self, source: int, blocks: int) -> int:
         """How many samples of a source the first `blocks` blocks hold."""
@@ -69,12 +76,22 @@ class Mix:
     def __getitem__(self, position: int) -> tuple[int, int, int]:
         """Position in the endless sequence -> source, epoch, index of the row within the source."""
         block, offset = divmod(position, BLOCK)
-        place = permute(offset, BLOCK, self.seed, -1, block)
-        for source, size in enumerate(self.sizes):
-            before = self._taken(source, block)
-            quota = self._taken(source, block + 1) - before
-            if place < quota:
-                epoch, index = divmod(before + place, size)
-                return source, epoch, permute(index, size, self.seed, source, epoch)
-            place -= quota
-        raise AssertionError("the quotas of a block add up to its size")
+        if self._last[0] != block:
+            self._last = (block, self._block(block))
+        return self._last[1][offset]
+
+    def _block(self, block: int) -> list[tuple[int, int, int]]:
+        """All samples of a block: every source's quota, cut into runs, and these shuffled."""
+        runs: list[list[tuple[int, int, int]]] = []
+        for source, (size, run) in enumerate(zip(self.sizes, self.runs, strict=True)):
+            before, current = None, list[tuple[int, int, int]]()
+            for number in range(self._taken(source, block), self._taken(source, block + 1)):
+                epoch, index = divmod(number, size)
+                if (epoch, index // run) != before:
+                    before, current = (epoch, index // run), []
+                    runs.append(current)
+                whole = size // run  # the rows behind the last whole run end every epoch
+                place = permute(index // run, whole, self.seed, source, epoch) if index // run < whole else whole
+                current.append((source, epoch, place * run + index % run))
+        order = (permute(number, len(runs), self.seed, -1, block) for number in range(len(runs)))
+        return [sample for number in order for sample in runs[number]]

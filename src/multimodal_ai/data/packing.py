@@ -16,10 +16,11 @@ from torch import Tensor
 
 from multimodal_ai.data.examples import Example
 from multimodal_ai.data.image_processor import ProcessedImage
-from multimodal_ai.data.rendering import COPYABLE_ROLES, Card
+from multimodal_ai.data.rendering import COPYABLE_ROLES, TEXT, Card
 from multimodal_ai.data.tokenizer import SPECIAL_TOKENS
 
 IGNORED = -100
+IN_TEXT = -2
 
 
 @dataclass
@@ -27,8 +28,8 @@ class Batch:
     """Tensors of one batch; letters as in models.multimodal_model.ModelInputs. Besides those:
 
     labels: int[B, T], IGNORED without loss; label_weight: float[B, T]; value: int[B, T] row of the
-    parameter being filled, function * P + parameter, or -1; copy: int[B, T] source position or -1;
-    copyable: bool[B, S]; trigger: int[B] or -1; selection: float[B, F + 1], a row of zeros for unknown;
+    parameter being filled, function * P + parameter, IN_TEXT in text that may copy, or -1; copy: int[B, T]
+    source position or -1; copyable: bool[B, S]; trigger: int[B] or -1; selection: float[B, F + 1], a row of zeros for unknown;
     presence: int[B, F, P], -1 unknown; origins: one description a row.
     """
 
@@ -50,6 +51,7 @@ class Batch:
     slot_token: Tensor
     image_index: Tensor
     target_ids: Tensor
+    target_lengths: Tensor
     pair_image: Tensor
     pair_text: Tensor
     labels: Tensor
@@ -143,7 +145,7 @@ def collate(examples: Sequence[Example], patch_values: int, multiple: int = 1) -
             presence[row, number, : len(marks)] = marks
         for position, where in enumerate(example.target.parameter):
             if where is not None:
-                value[row, position] = where[0] * P + where[1]
+                value[row, position] = IN_TEXT if where == TEXT else where[0] * P + where[1]
         weight[row, : len(example.target.weight)] = example.target.weight
         if example.caption is not None:
             pair_image.append(numbers[0])
@@ -180,6 +182,7 @@ def collate(examples: Sequence[Example], patch_values: int, multiple: int = 1) -
         slot_token=torch.tensor(slot_token, dtype=torch.long),
         image_index=tensor(image_index),
         target_ids=tensor(pad_rows([example.target.ids for example in examples], 0, T)),
+        target_lengths=torch.tensor([len(example.target.ids) for example in examples], dtype=torch.long),
         pair_image=torch.tensor(pair_image, dtype=torch.long),
         pair_text=torch.tensor(pair_text, dtype=torch.long),
         labels=tensor(pad_rows([example.target.labels for example in examples], IGNORED, T)),

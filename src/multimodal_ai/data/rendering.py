@@ -23,6 +23,7 @@ from multimodal_ai.utils.config import ConfigModel
 
 CARD, SYSTEM, USER, ASSISTANT, RESULT, IMAGE = range(6)  # the order of models.multimodal_model.ROLES
 COPYABLE_ROLES = (SYSTEM, USER, RESULT)
+TEXT = (-1, -1)  # no parameter is being filled, and yet the pointer may copy
 
 
 class TooLong(ValueError):
@@ -88,8 +89,8 @@ class Target:
     """What the decoder writes. `ids[t]` is what it reads, `labels[t]` what it should write next.
 
     weight: loss weight of each label, 0 outside the trained turn. parameter: at labels inside an argument's
-    value (or right behind it, where it must decide to end), `(function, parameter)` in the sample's lists.
-    copy: source position that a label was copied from, or -1.
+    value (or right behind it, where it must decide to end), `(function, parameter)` in the sample's lists; in
+    text that answers a function's result, TEXT. copy: source position that a label was copied from, or -1.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -210,9 +211,10 @@ class Renderer:
         special = self.tokenizer.special
         target = Target(ids=self.start())
         names = {spec.name: index for index, spec in enumerate(specs)}
+        copies = TEXT if RESULT in source.role else None
         for part in message.parts:
             for token in self._encode(part.text):
-                self._push(target, token, 1.0)
+                self._push(target, token, 1.0, copies)
         for call in message.tool_calls:
             text = render_call(call.name, call.arguments)
             self._push(target, special.call, self.config.call_weight)

@@ -111,8 +111,7 @@ class Tokenizer:
         missing = [byte for char, byte in byte_of.items() if char not in vocab]
         if missing:
             raise ValueError(
-                f"{where}: {len(missing)} of the 256 bytes have no token (first: 0x{missing[0]:02x}); "
-                "train it again"
+                f"{where}: {len(missing)} of the 256 bytes have no token (first: 0x{missing[0]:02x}); train it again"
             )
         self._backend = backend
         self._bytes = [b""] * len(vocab)

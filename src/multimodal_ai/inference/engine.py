@@ -46,6 +46,7 @@ class _Row:
     steering: Steering
     reply: Reply
     pending: list[int]  # tokens written but not yet run through the decoder
+    answers_result: bool = False  # a function's result stands in the conversation, and text may copy from it
     forced: int = 0
     finished: bool = False
     open_probabilities: list[float] = field(default_factory=list)  # of the open call's free tokens
@@ -258,9 +259,7 @@ class Engine:
         head = self.model.head
         parameters = None
         if context.texts is not None:
-            parameters = head.parameter_embeddings(
-                context.texts.states, batch.text_parameter, batch.required.shape[-1]
-            )
+            parameters = head.parameter_embeddings(context.texts.states, batch.text_parameter, batch.required.shape[-1])
         return head(first, context, parameters, batch.lexical, batch.required), parameters
 
     def _start(self, request: Request, example: Example, scores: FunctionScores, number: int) -> _Row:
@@ -277,10 +276,8 @@ class Engine:
             reply.selection = sorted(selection.items(), key=lambda pair: -pair[1])
             present = scores.presence[number].sigmoid().tolist()
             presence = [present[place][: len(spec.parameter_names)] for place, spec in enumerate(specs)]
-        steering = Steering.start(
-            request, specs, self.grammars, self.tokenizer, reply.trigger, selection, presence
-        )
-        return _Row(request, steering, reply, [])
+        steering = Steering.start(request, specs, self.grammars, self.tokenizer, reply.trigger, selection, presence)
+        return _Row(request, steering, reply, [], RESULT in example.source.role)
 
     def _next(
         self,
@@ -300,14 +297,17 @@ class Engine:
         copied: dict[int, dict[int, tuple[float, int]]] = {}
         values = [(place, number, rows[number].steering.value()) for place, number in enumerate(active)]
         inside = [(place, number, where) for place, number, where in values if where is not None]
+        for place, number in enumerate(active):
+            if values[place][2] is None and rows[number].answers_result and rows[number].steering.in_text:
+                inside.append((place, number, (-1, -1)))
         if inside and parameters is not None and context.card_index is not None:
             index = torch.tensor([number for _, number, _ in inside], device=device)
             function = torch.tensor([where[0] for _, _, where in inside], device=device)
             parameter = torch.tensor([where[1] for _, _, where in inside], device=device)
-            card = context.card_index[index, function]
-            gate, attention = self.model.head.copy_scores(
-                last[index], parameters[card, parameter], copy_keys[index], batch.copyable[index]
-            )
+            filling = (function >= 0)[:, None]
+            card = context.card_index[index, function.clamp(min=0)].clamp(min=0)
+            wanted = parameters[card, parameter.clamp(min=0)] * filling
+            gate, attention = self.model.head.copy_scores(last[index], wanted, copy_keys[index], batch.copyable[index])
             places = torch.tensor([place for place, _, _ in inside], device=device)
             generate = logits[places].log_softmax(-1)
             weights = (attention.exp() * batch.copyable[index]).float()
@@ -350,7 +350,7 @@ class Engine:
             examples.append(example)
         batch = self._collate(examples)
         context = self._encode(batch)
-        states, _ = self.model.decoder(self.model.embed_target(batch.target_ids), context)
+        states, _ = self.model.decoder(self.model.embed_target(batch.target_ids), batch.target_lengths, context)
         log_probabilities = self.model.logits(states).log_softmax(-1)
         real = batch.labels >= 0
         picked = log_probabilities.gather(-1, batch.labels.clamp(min=0)[..., None]).squeeze(-1)

@@ -83,6 +83,11 @@ class Steering:
             indices={spec.name: number for number, spec in enumerate(specs)},
         )
 
+    @property
+    def in_text(self) -> bool:
+        """Whether the next token belongs to text, not to a call."""
+        return self.parser.state == "text"
+
     def value(self) -> tuple[int, int] | None:
         """(function, parameter) whose value the next token belongs to, by their numbers; None outside values."""
         function, parameter = self.parser.function, self.parser.parameter

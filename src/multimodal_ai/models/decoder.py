@@ -18,6 +18,7 @@ from multimodal_ai.models.layers import (
     AttentionLayout,
     BlockConfig,
     LayerNorm,
+    Packing,
     SwiGLU,
     rotary_angles,
 )
@@ -87,14 +88,14 @@ class DecoderBlock(nn.Module):
         context_layout: AttentionLayout,
         cache: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """x: float[B, T, D].
+        """x: float[B, T, D], or packed float[N, D] where the layouts pack.
 
         context: the context itself, or the keys and values this block made of it before.
         cache: keys and values float[B, T_max, K, E] and positions int[B, T]; this block writes its own at
         those positions and attends to the whole cache under `layout`.
         """
         normed = self.attention_norm(x)
-        k, v = self.attention.keys_values(normed, angles)
+        k, v = self.attention.keys_values(normed, angles, layout.packing)
         if cache is not None:
             keys, values, positions = cache
             row = torch.arange(x.shape[0], device=x.device)[:, None]
@@ -128,23 +129,24 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(config, context_width) for _ in range(config.layers))
         self.norm = LayerNorm(config.width)
 
-    def forward(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """Teacher forcing. x: float[B, T, D], position 0 first.
+    def forward(self, x: Tensor, lengths: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Teacher forcing. x: float[B, T, D], position 0 first; lengths: int[B], each at least 1.
 
         Returns normed states float[B, T, D] and the first position's state after every layer,
         float[B, layers + 1, D], which is what the function-calling head reads.
         """
-        T = x.shape[1]
-        layout = AttentionLayout(causal=True)
-        context_layout = AttentionLayout(key_valid=context.key_valid)
-        angles = rotary_angles(
-            torch.arange(T, device=x.device)[None, :, None], self.config.head_width, self.config.rope_theta
-        )
-        first = [x[:, 0]]
+        packing = Packing(lengths, x.shape[1])
+        layout = AttentionLayout(causal=True, packing=packing)  # padding stands behind, where nobody looks
+        context_layout = AttentionLayout(key_valid=context.key_valid, packing=packing)
+        positions = torch.arange(x.shape[1], device=x.device)[None, :, None]
+        angles = rotary_angles(packing.unpad(positions), self.config.head_width, self.config.rope_theta)
+        starts = lengths.cumsum(0) - lengths
+        x = packing.unpad(x)
+        first = [x.index_select(0, starts)]
         for block in self.blocks:
             x = block(x, layout, angles, context, context_layout)
-            first.append(x[:, 0])
-        return self.norm(x), torch.stack(first, dim=1)
+            first.append(x.index_select(0, starts))
+        return packing.pad(self.norm(x)), torch.stack(first, dim=1)
 
     def memory(self, context: Context) -> Memory:
         """The context's keys and values, once per request."""
@@ -171,9 +173,7 @@ class Decoder(nn.Module):
         layout = RowLayout(slots[None, None, :] <= positions[:, :, None])
         angles = rotary_angles(positions[..., None], self.config.head_width, self.config.rope_theta)
         first = [x[:, 0]]
-        for block, keys, values, kv in zip(
-            self.blocks, cache.keys, cache.values, memory.keys_values, strict=True
-        ):
+        for block, keys, values, kv in zip(self.blocks, cache.keys, cache.values, memory.keys_values, strict=True):
             x = block(x, layout, angles, kv, memory.layout, (keys, values, positions))
             first.append(x[:, 0])
         cache.lengths += counts

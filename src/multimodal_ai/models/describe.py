@@ -80,7 +80,8 @@ def describe(config: ModelConfig, sample: SampleShape | None = None) -> list[Par
     }
     shapes = {
         "vision": f"patch {config.vision.patch_size}, " + _stack(config.vision),
-        "fusion": f"{config.fusion.kind}, " + (
+        "fusion": f"{config.fusion.kind}, "
+        + (
             f"{config.fusion.latents} latents"
             if config.fusion.kind == "cross_attention"
             else f"{config.fusion.merge}×{config.fusion.merge} patches a token"

@@ -56,6 +56,7 @@ class FunctionCallingHead(nn.Module):
         self.state_norm = LayerNorm(decoder_width)
         self.context_probe = AttentionPooling(text_width, 4, decoder_width)
         self.state_mlp = SwiGLU(2 * decoder_width, decoder_width, decoder_width)
+        self.decision_norm = LayerNorm(decoder_width)  # without it single steps threw the trigger's loss to 4 and more
         # which
         self.selection_query = nn.Linear(decoder_width, width, bias=False)
         self.selection_key = nn.Linear(width, width, bias=False)
@@ -97,7 +98,7 @@ class FunctionCallingHead(nn.Module):
         """
         mixed = torch.einsum("bgd,g->bd", first.float(), self.layer_mix.softmax(0))
         seen = self.context_probe(context.states, context.valid)
-        state = self.state_mlp(torch.cat((self.state_norm(mixed), seen.float()), dim=-1))
+        state = self.decision_norm(self.state_mlp(torch.cat((self.state_norm(mixed), seen.float()), dim=-1)))
         B = state.shape[0]
         query = F.normalize(self.selection_query(state).float(), dim=-1)
         scale = self.selection_scale.exp()
@@ -156,9 +157,10 @@ class FunctionCallingHead(nn.Module):
     def copy_scores(
         self, states: Tensor, parameter: Tensor, source_keys: Tensor, copyable: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The pointer at n positions inside argument values.
+        """The pointer at n positions inside argument values, or in text that may copy.
 
-        states: float[n, D] of the decoder; parameter: float[n, D] embedding of the parameter being filled;
+        states: float[n, D] of the decoder; parameter: float[n, D] embedding of the parameter being filled,
+        zeros in text;
         source_keys: float[n, S, width] from `copy_key`; copyable: bool[n, S], the tokens that may be copied.
         Returns the logit of copying, float[n], and log-attention over the source, float[n, S]
         (See et al., arXiv 1704.04368, with the parameter's description added to the query).

@@ -55,7 +55,7 @@ class ModelInputs(Protocol):
     text_ids: int[U, L]; text_space: bool[U, L]; text_lengths: int[U]; text_parameter: int[U, L]
     card_index: int[B, F] into the texts, -1 none; lexical: float[B, F]; required: bool[B, F, P]
     patches: uint8[I, N, 3 * patch²]; grids: int[I, 2]; slots: bool[B, S]; slot_image, slot_token: int[n]
-    image_index: int[B, G] the images of a sample, -1 none; target_ids: int[B, T]
+    image_index: int[B, G] the images of a sample, -1 none; target_ids: int[B, T]; target_lengths: int[B]
     pair_image, pair_text: int[C] images and texts that belong together
     """
 
@@ -77,6 +77,7 @@ class ModelInputs(Protocol):
     slot_token: Tensor
     image_index: Tensor
     target_ids: Tensor
+    target_lengths: Tensor
     pair_image: Tensor
     pair_text: Tensor
 
@@ -215,7 +216,7 @@ class MultimodalModel(nn.Module):
             texts = self.encode_texts(batch.text_ids, batch.text_space, batch.text_lengths)
             text_parameter = batch.text_parameter
         context = self.encode(batch, visual, texts)
-        states, first = self.decoder(self.embed_target(batch.target_ids), context)
+        states, first = self.decoder(self.embed_target(batch.target_ids), batch.target_lengths, context)
         parameters = self.head.parameter_embeddings(texts.states, text_parameter, max(batch.required.shape[-1], 1))
         scores = self.head(first, context, parameters, batch.lexical, batch.required)
         text_embeddings = F.normalize(texts.pooled.float(), dim=-1)

@@ -32,7 +32,7 @@ class OptimizerConfig(ConfigModel):
     """Optimizer and its numbers."""
 
     name: Literal["adamw", "muon"] = Field(
-        default="muon", description="muon: Muon for the matrices inside transformer blocks, AdamW for the rest"
+        default="muon", description="muon: Muon for all linear layers but the function head's, AdamW for the rest"
     )
     lr: PositiveFloat = Field(default=1e-3, description="peak learning rate of AdamW")
     muon_lr: PositiveFloat | None = Field(

@@ -5,7 +5,8 @@ divided by the global count of the whole step, so the gradient is the same for a
 micro-batches, accumulation steps and processes. A term without a label in the batch is an exact zero that
 still hangs on the graph.
 
-Terms: `language` (next token; inside argument values through the pointer-generator mixture), `contrastive`
+Terms: `language` (next token; inside argument values and
+in answers to a function's result through the pointer-generator mixture), `contrastive`
 (sigmoid loss over image-text pairs), `trigger`, `selection`, `presence`, `copy_gate`, `copy_span`.
 """
 
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from multimodal_ai.data.packing import IGNORED, Batch
+from multimodal_ai.data.packing import IGNORED, IN_TEXT, Batch
 from multimodal_ai.models.multimodal_model import ModelOutput, MultimodalModel
 
 TERMS = ("language", "contrastive", "trigger", "selection", "presence", "copy_gate", "copy_span")
@@ -86,8 +87,9 @@ class TrainingObjective(nn.Module):
     def _language(self, out: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Weighted next-token loss, and the supervision of gate and pointer inside argument values.
 
-        Logits are made only where there is a loss. Inside a value the probability of the next token is
-        g * generate + (1 - g) * the attention on source tokens that are this token.
+        Logits are made only where there is a loss. Inside a value, and in text that answers a function's
+        result, the probability of the next token is (1 - g) * generate + g * the attention on source tokens
+        that are this token. In text the mixture alone teaches gate and pointer.
         """
         model, head = self.model, self.model.head
         T = batch.labels.shape[1]
@@ -96,8 +98,10 @@ class TrainingObjective(nn.Module):
         states = out.decoder_states.flatten(0, 1)[here]
         nll = F.cross_entropy(model.logits(states), labels, reduction="none")
         value = batch.value.flatten()[here].masked_fill(~real, -1)
-        inside, filling = _rounded(value >= 0)  # those inside the value of an argument
-        row, value, token = (here // T)[inside], value[inside].clamp(min=0), labels[inside]
+        inside, real = _rounded((value >= 0) | (value == IN_TEXT))  # those where the pointer may copy
+        row, value, token = (here // T)[inside], value[inside], labels[inside]
+        filling = real & (value >= 0)  # and there those inside the value of an argument
+        value = value.clamp(min=0)
         P = batch.required.shape[-1]
         if out.parameters is None or out.context.card_index is None:
             dummy = (head.copy_gate.weight.sum() + head.copy_query.weight.sum()) * 0.0
@@ -106,13 +110,14 @@ class TrainingObjective(nn.Module):
         card = out.context.card_index[row, value // P].clamp(min=0)
         keys = head.copy_key(out.context.states)
         copyable = batch.copyable[row]
-        gate, attention = head.copy_scores(states[inside], out.parameters[card, value % P], keys[row], copyable)
+        parameter = out.parameters[card, value % P] * filling[:, None]
+        gate, attention = head.copy_scores(states[inside], parameter, keys[row], copyable)
         same = (batch.source_ids[row] == token[:, None]) & copyable
         floor = torch.finfo(torch.float32).min
         copied = torch.logsumexp(attention.masked_fill(~same, floor), dim=-1)
         mixture = torch.logaddexp(F.logsigmoid(-gate) - nll[inside], F.logsigmoid(gate) + copied)
-        # inside values the mixture takes the place of the plain loss
-        language = (nll * weight).sum() + ((-mixture - nll[inside]) * weight[inside] * filling).sum()
+        # there the mixture takes the place of the plain loss
+        language = (nll * weight).sum() + ((-mixture - nll[inside]) * weight[inside] * real).sum()
         where = batch.copy.flatten()[here][inside]
         gate_loss = F.binary_cross_entropy_with_logits(gate, (where >= 0).float(), reduction="none")
         gate_loss = (gate_loss * (copyable.any(1) & filling)).sum()

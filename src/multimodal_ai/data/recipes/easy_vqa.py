@@ -2,7 +2,7 @@
 
 Image bytes are taken as the package has them. The official split stands: 4,000 images with 38,575
 questions for training, 1,000 with 9,673 for testing. Captions come from the training answers only, and
-only for images of which both colour and shape are stated.
+only for images of which both colour and shape are stated. What is asked about a training image stands together.
 
 Source: V. Zhou, easy-vqa on PyPI. Licence: MIT. Split: official, by image.
 """
@@ -64,7 +64,11 @@ def rows(context: RecipeContext, split: str) -> Iterator[Row]:
     if train:
         items += [(image, "", text) for image, text in captions(questions, answers, images).items()]
     cache: dict[int, bytes] = {}
-    for image, question, answer in shuffled(items, NAME, context.seed, split):
+    items = shuffled(items, NAME, context.seed, split)
+    if train:  # image by image, so that a batch can share them
+        places = {image: place for place, image in enumerate(shuffled(sorted({*images}), NAME, context.seed, "images"))}
+        items.sort(key=lambda item: places[item[0]])
+    for image, question, answer in items:
         if image not in cache:
             cache[image] = Path(paths[image]).read_bytes()
         if question:

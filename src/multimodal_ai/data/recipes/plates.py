@@ -72,11 +72,27 @@ def _colours(rng: Random) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float
     return (dark, light) if rng.random() < 0.9 else (light, dark)
 
 
-def compose(text: str, label: str, pools: tuple[tuple[int, ...], ...], rng: Random) -> tuple[bytes, list[int]]:
+def _varied(mask: Mask, rng: Random) -> Mask:
+    """The digit a little turned, slanted and stretched, as another hand might have written it."""
+    turn, slant = rng.uniform(-0.2, 0.2), rng.uniform(-0.25, 0.25)
+    wide, high = rng.uniform(0.85, 1.15), rng.uniform(0.85, 1.15)
+    a, b, c, d = wide, slant - turn, turn, high
+    middle = (CELL - 1) / 2
+    shift = (middle - a * middle - b * middle, middle - c * middle - d * middle)
+    image = Image.fromarray(mask).transform(
+        (CELL, CELL), Image.Transform.AFFINE, (a, b, shift[0], c, d, shift[1]), Image.Resampling.BILINEAR
+    )
+    return np.asarray(image)
+
+
+def compose(
+    text: str, label: str, pools: tuple[tuple[int, ...], ...], rng: Random, varied: bool = False
+) -> tuple[bytes, list[int]]:
     """A plate or slip as PNG bytes, 32 pixels high and 32 to 144 wide, and the digit images used.
 
     `text` holds digits and at most one decimal point, drawn as handwritten digits and a dot; `label`
     (unit or currency; empty for bare digits) is printed behind them, or before them for a slip now and then.
+    `varied` distorts half of the digits a little.
     """
     bank, _ = _digit_bank()
     used: list[int] = []
@@ -97,7 +113,12 @@ def compose(text: str, label: str, pools: tuple[tuple[int, ...], ...], rng: Rand
             continue
         index = rng.choice(pools[int(char)])
         used.append(index)
-        _stamp(ink, bank[index], x, baseline + rng.randint(-1, 1))
+        _stamp(
+            ink,
+            _varied(bank[index], rng) if varied and rng.random() < 0.5 else bank[index],
+            x,
+            baseline + rng.randint(-1, 1),
+        )
         x += CELL
     if not before:
         _stamp(ink, printed, x + 6, baseline + CELL - 2 - printed.shape[0])
