@@ -190,3 +190,40 @@ def test_a_call_is_finished_before_the_limit(engine: Engine, requests: list[Requ
     replies = engine.generate(asked)
     cut = [reply for reply in replies if reply.finish_reason == "length"]
     assert len(cut) <= len(replies) // 10  # many required strings can be more than the limit holds
+
+
+ADD = {
+    "type": "function",
+    "function": {
+        "name": "log_reading",
+        "description": "Log a reading",
+        "parameters": {"type": "object", "properties": {"value": {"type": "integer"}}, "required": ["value"]},
+    },
+}
+
+
+def test_text_copies_from_a_result_and_only_then(engine: Engine) -> None:
+    asked = {"role": "user", "content": "Log 3772 for Zoltan"}
+    call = {"id": "call_1", "type": "function", "function": {"name": "log_reading", "arguments": '{"value": 3772}'}}
+    history = [
+        asked,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "name": "log_reading", "content": '{"status": "ok", "value": 3772}'},
+    ]
+    bias = engine.model.head.copy_gate.bias
+    before = bias.detach().clone()
+
+    def tokens(messages: list[dict[str, Any]]) -> set[int]:
+        request = Request(messages, tools=[ADD], tool_choice="none", max_tokens=12)
+        return set(engine.generate([request])[0].token_ids)
+
+    source = engine._example(Request(history, tools=[ADD])).source
+    copyable = set(source.ids)
+    with torch.no_grad():
+        bias.fill_(60.0)  # the gate says: copy
+    try:
+        assert tokens(history) <= copyable
+        assert not tokens([asked]) <= copyable
+    finally:
+        with torch.no_grad():
+            bias.copy_(before)

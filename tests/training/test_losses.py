@@ -9,6 +9,8 @@ import torch
 from tests.conftest import build_model
 from torch import Tensor
 
+from multimodal_ai.data.examples import build_example
+from multimodal_ai.data.packing import IN_TEXT, collate
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.training.losses import TERMS, TrainingObjective
 
@@ -53,3 +55,16 @@ def test_the_samples_of_a_step_are_the_same_for_any_world(micro_batches: Any) ->
 def test_a_global_size_that_does_not_divide_is_refused(micro_batches: Any) -> None:
     with pytest.raises(ValueError, match="the next that does is 18"):
         micro_batches(16, 3, 0, 2)
+
+
+def test_an_answer_to_a_result_teaches_the_pointer(small_tokenizer: Tokenizer, micro_batches: Any) -> None:
+    data = micro_batches(8, 8)
+    source = next(source for source in data.sources if source.name == "digits")
+    samples = (source.sample(index) for index in range(len(source)))
+    sample = next(s for s in samples if s.messages[-2].role == "tool" and not s.messages[-1].tool_calls)
+    batch = collate([build_example(sample, data.renderer, data.images)], 3 * data.config.image.patch_size**2)
+    assert (batch.value == IN_TEXT).any() and TrainingObjective.counts(batch)["copy_gate"] == 0
+    objective = TrainingObjective(build_model(small_tokenizer), {"language": 1.0})
+    objective(batch)["language"].backward()
+    for parameter in (objective.model.head.copy_gate.weight, objective.model.head.copy_key.weight):
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0

@@ -29,8 +29,8 @@ class Batch:
 
     labels: int[B, T], IGNORED without loss; label_weight: float[B, T]; value: int[B, T] row of the
     parameter being filled, function * P + parameter, IN_TEXT in text that may copy, or -1; copy: int[B, T]
-    source position or -1; copyable: bool[B, S]; trigger: int[B] or -1; selection: float[B, F + 1], a row of zeros for unknown;
-    presence: int[B, F, P], -1 unknown; origins: one description a row.
+    source position or -1; copyable: bool[B, S]; trigger: int[B] or -1; selection: float[B, F + 1], a row of
+    zeros for unknown; presence: int[B, F, P], -1 unknown; origins: one description a row.
     """
 
     source_ids: Tensor

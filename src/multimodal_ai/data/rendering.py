@@ -220,11 +220,11 @@ class Renderer:
             self._push(target, special.call, self.config.call_weight)
             self._push_call(target, text, names.get(call.name, -1), specs, source)
             self._push(target, special.call_end, self.config.call_weight)
-        return self.finish(target)
+        return self.finish(target, None if message.tool_calls else copies)
 
-    def finish(self, target: Target) -> Target:
-        """Append the end; raise TooLong where the limit is passed."""
-        self._push(target, self.tokenizer.special.end, 1.0)
+    def finish(self, target: Target, parameter: tuple[int, int] | None = None) -> Target:
+        """Append the end; raise TooLong where the limit is passed. parameter: TEXT where the pointer must stop."""
+        self._push(target, self.tokenizer.special.end, 1.0, parameter)
         target.ids.pop()  # the end is written, never read
         if len(target.ids) > self.config.max_target:
             raise TooLong(f"the answer has {len(target.ids)} tokens, the limit is {self.config.max_target}")
