@@ -7,12 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from toy import ToyConfig, ToyData, ToyModel, ToyObjective, read_losses, run_processes, toy_config, toy_train, train_all
+from toy import (
+    MUON_ROUNDING,
+    ToyConfig,
+    ToyData,
+    ToyModel,
+    ToyObjective,
+    read_losses,
+    run_processes,
+    toy_config,
+    toy_train,
+    train_all,
+)
 from toy import weights as trained_weights
 
 from multimodal_ai.training.trainer import Trainer
-
-MUON_ROUNDING = 5e-4  # its iteration runs in BF16, so the last bits of a sum decide how an entry is rounded
 
 
 def gradients(folder: Path, **changes: Any) -> dict[str, torch.Tensor]:

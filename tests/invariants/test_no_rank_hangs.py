@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy import ToyData, read_losses, run_processes, toy_config, toy_train, train_all
+from toy import MUON_ROUNDING, ToyData, read_losses, run_processes, toy_config, toy_train, train_all
 
 STRATEGIES = ("ddp", "fsdp2")
-
-MUON_ROUNDING = 5e-4  # its iteration runs in BF16, so the last bits of a sum decide how an entry is rounded
 
 
 def test_a_process_without_images_or_labels_trains_along(tmp_path: Path):

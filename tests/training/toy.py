@@ -30,6 +30,9 @@ from multimodal_ai.utils.config import ConfigModel
 VOCABULARY, WIDTH, LENGTH = 23, 16, 6
 PRELOAD = ["multimodal_ai.training.run"]  # imported once for all processes that tests start
 
+# Of a loss under Muon: its iteration runs in BF16, so the last bits of a sum decide how an entry is rounded.
+MUON_ROUNDING = 5e-4
+
 
 class ToyConfig(ConfigModel):
     width: int = WIDTH

@@ -5,9 +5,9 @@ divided by the global count of the whole step, so the gradient is the same for a
 micro-batches, accumulation steps and processes. A term without a label in the batch is an exact zero that
 still hangs on the graph.
 
-Terms: `language` (next token; inside argument values and
-in answers to a function's result through the pointer-generator mixture), `contrastive`
-(sigmoid loss over image-text pairs), `trigger`, `selection`, `presence`, `copy_gate`, `copy_span`.
+Terms: `language` (next token; inside argument values and in answers to a function's result through the
+pointer-generator mixture), `contrastive` (sigmoid loss over image-text pairs), `trigger`,
+`selection`, `presence`, `copy_gate`, `copy_span`.
 """
 
 from __future__ import annotations
