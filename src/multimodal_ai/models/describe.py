@@ -5,12 +5,14 @@ so a 7B config is described in seconds without its memory.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
 
 from multimodal_ai.models.layers import BlockConfig
 from multimodal_ai.models.multimodal_model import ModelConfig, MultimodalModel
+from multimodal_ai.models.vision_encoder import Stem
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,13 @@ def _stack(config: BlockConfig, cross: bool = False) -> str:
     return text + f"hidden {config.hidden}" + (", cross-attention" if cross else "")
 
 
-def _linear_parameters(module: nn.Module) -> int:
-    return sum(child.weight.numel() for child in module.modules() if isinstance(child, nn.Linear))
+def multiply_adds(module: nn.Module) -> int:
+    """Multiply-adds of a part's linears for one token or patch; a convolution counts once for each of its outputs."""
+    total = sum(child.weight.numel() for child in module.modules() if isinstance(child, nn.Linear))
+    for stem in (child for child in module.modules() if isinstance(child, Stem)):
+        kernels = (cast(nn.Linear, linear).weight.numel() for linear in stem.convolutions)
+        total += sum(size * (outputs - 1) for size, outputs in zip(kernels, stem.outputs, strict=True))
+    return total
 
 
 def _attention_flops(config: BlockConfig, queries: int, keys: int) -> float:
@@ -62,7 +69,7 @@ def describe(config: ModelConfig, sample: SampleShape | None = None) -> list[Par
         visual = 1
     conversation = sample.source + visual
     context = conversation + sample.cards
-    linear = {name: _linear_parameters(part) for name, part in parts.items()}
+    linear = {name: multiply_adds(part) for name, part in parts.items()}
     cross_kv = 2 * config.decoder.layers * config.text.width * config.decoder.kv_heads * config.decoder.head_width
     flops = {
         "vision": 2.0 * linear["vision"] * sample.patches

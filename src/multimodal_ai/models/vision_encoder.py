@@ -45,6 +45,8 @@ class Stem(nn.Module):
         super().__init__()
         self.patch_size = config.patch_size
         self.strides = convolution_strides(config.patch_size)
+        side = config.patch_size  # pixels along the side of a patch, layer by layer
+        self.outputs = [(side := side // stride) ** 2 for stride in self.strides]  # of a convolution, for one patch
         wider = [max(config.width >> step, 32) for step in range(len(self.strides) - 1, -1, -1)]
         widths = [3, *wider[:-1], config.width]
         self.kernels = [(3 if stride <= 2 else stride) for stride in self.strides]
@@ -57,7 +59,8 @@ class Stem(nn.Module):
     def forward(self, patches: Tensor, grids: Tensor, positions: Tensor, packing: Packing) -> Tensor:
         """uint8[I, N, 3 * patch²], int[I, 2], int[I, N, 2] rows and columns -> packed float[M, D]."""
         kernel = cast(nn.Linear, self.convolutions[0]).weight
-        dtype = torch.get_autocast_dtype(kernel.device.type) if _autocast(kernel) else kernel.dtype
+        device = kernel.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else kernel.dtype
         pixels, inside = self._pixels(patches, grids)  # [I, H, W, 3], [I, R, C]
         x = pixels.to(dtype) / 127.5 - 1.0
         cells = self.patch_size  # pixels of x along the side of a patch
@@ -96,9 +99,6 @@ def convolution_strides(patch_size: int) -> list[int]:
         patch_size //= 2
     return [*strides, patch_size] if patch_size > 1 or not strides else strides
 
-
-def _autocast(parameter: Tensor) -> bool:
-    return torch.is_autocast_enabled(parameter.device.type)
 
 
 class VisionEncoder(nn.Module):

@@ -7,9 +7,8 @@ the forward; a frozen part has none, which leaves out the gradient that passes t
 
 from __future__ import annotations
 
-from torch import nn
-
 from multimodal_ai.data.packing import IGNORED, Batch
+from multimodal_ai.models.describe import multiply_adds
 from multimodal_ai.models.layers import BlockConfig
 from multimodal_ai.models.multimodal_model import MultimodalModel
 
@@ -19,10 +18,7 @@ class TrainingFlops:
 
     def __init__(self, model: MultimodalModel) -> None:
         self.config = model.config
-        self._linear = {
-            part: sum(child.weight.numel() for child in module.modules() if isinstance(child, nn.Linear))
-            for part, module in model.parts().items()
-        }
+        self._linear = {part: multiply_adds(module) for part, module in model.parts().items()}
         self._trained = {
             part: 3.0 if any(p.requires_grad for p in module.parameters()) else 1.0
             for part, module in model.parts().items()
