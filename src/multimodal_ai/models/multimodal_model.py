@@ -264,7 +264,8 @@ class MultimodalModel(nn.Module):
         config = ModelConfig.model_validate(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
         with torch.device("meta"):
             model = cls(config)
-        state = load_file(folder / WEIGHTS_FILE, device=str(device))
+        device = torch.device(device)
+        state = load_file(folder / WEIGHTS_FILE, device="cpu" if device.type == "cpu" else str(device))  # no "cpu:0" there
         own = dict(model.state_dict())
         wrong = sorted(set(own) ^ set(state)) or [n for n in own if own[n].shape != state[n].shape]
         if wrong:
