@@ -55,11 +55,11 @@ def test_an_image_is_the_same_alone_and_beside_others(shapes: list[tuple[int, in
 
 
 @torch.inference_mode()
-def test_a_vector_sees_pixels_beyond_its_patch_but_not_the_whole_image() -> None:
+def test_a_vector_sees_pixels_before_its_patch_but_not_the_whole_image() -> None:
     layer, size = stem(8), 8
     image = torch.zeros(3, 8, 48, dtype=torch.uint8)
     changed = image.clone()
-    changed[:, :, 16] = 255  # the first column of the third patch
+    changed[:, :, 15] = 255  # the last column of the second patch
     before, after = run(layer, [image], size)[0], run(layer, [changed], size)[0]
     differs = (before != after).any(-1).tolist()
     assert differs[1] and differs[2] and not differs[0] and not differs[5]
