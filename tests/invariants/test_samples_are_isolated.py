@@ -31,9 +31,9 @@ def test_changing_one_sample_leaves_the_others_bitwise_equal(small_model: Multim
 def test_a_sample_alone_scores_as_in_a_batch(small_model: MultimodalModel, micro_batches: Any) -> None:
     data = micro_batches(12, 12)
     examples = [data.example(position) for position in range(12)]
-    together = small_model(collate(examples, 192))
+    together = small_model(collate(examples, 192, 0))
     for number, example in enumerate(examples):
-        alone = small_model(collate([example], 192))
+        alone = small_model(collate([example], 192, 0))
         T, F = len(example.target.ids), len(example.cards)
         torch.testing.assert_close(together.decoder_states[number, :T], alone.decoder_states[0, :T], **TOLERANCE)
         torch.testing.assert_close(together.scores.trigger[number], alone.scores.trigger[0], **TOLERANCE)

@@ -37,7 +37,7 @@ def test_the_labels_are_the_answer_and_nothing_else(
 def test_padding_carries_no_loss(micro_batches: Any) -> None:
     data = micro_batches(16, 16)
     examples = [data.example(position) for position in range(16)]
-    batch = collate(examples, 192)
+    batch = collate(examples, 192, 0)
     for number, example in enumerate(examples):
         T = len(example.target.ids)
         assert (batch.labels[number, T:] == IGNORED).all() and not batch.label_weight[number, T:].any()

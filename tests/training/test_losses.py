@@ -62,7 +62,11 @@ def test_an_answer_to_a_result_teaches_the_pointer(small_tokenizer: Tokenizer, m
     source = next(source for source in data.sources if source.name == "digits")
     samples = (source.sample(index) for index in range(len(source)))
     sample = next(s for s in samples if s.messages[-2].role == "tool" and not s.messages[-1].tool_calls)
-    batch = collate([build_example(sample, data.renderer, data.images)], 3 * data.config.image.patch_size**2)
+    batch = collate(
+        [build_example(sample, data.renderer, data.images)],
+        3 * data.config.image.patch_size**2,
+        data.renderer.tokenizer.space,
+    )
     assert (batch.value == IN_TEXT).any() and TrainingObjective.counts(batch)["copy_gate"] == 0
     objective = TrainingObjective(build_model(small_tokenizer), {"language": 1.0})
     objective(batch)["language"].backward()

@@ -21,6 +21,7 @@ from multimodal_ai.data.tokenizer import SPECIAL_TOKENS
 
 IGNORED = -100
 IN_TEXT = -2
+WRITTEN = 3  # tokens
 
 
 @dataclass
@@ -29,7 +30,8 @@ class Batch:
 
     labels: int[B, T], IGNORED without loss; label_weight: float[B, T]; value: int[B, T] row of the
     parameter being filled, function * P + parameter, IN_TEXT in text that may copy, or -1; copy: int[B, T]
-    source position or -1; copyable: bool[B, S]; trigger: int[B] or -1; selection: float[B, F + 1], a row of
+    source position or -1; copyable: bool[B, S]; written: int[B, T, WRITTEN] the last tokens that were written
+    before each label, the latest first, without spaces, -1 none; space: int[] the id of a space; trigger: int[B] or -1; selection: float[B, F + 1], a row of
     zeros for unknown; presence: int[B, F, P], -1 unknown; origins: one description a row.
     """
 
@@ -59,6 +61,8 @@ class Batch:
     value: Tensor
     copy: Tensor
     copyable: Tensor
+    written: Tensor
+    space: Tensor
     trigger: Tensor
     selection: Tensor
     presence: Tensor
@@ -99,10 +103,15 @@ def pad_rows(rows: Sequence[Sequence[int]], fill: int, width: int | None = None)
     return out
 
 
-def collate(examples: Sequence[Example], patch_values: int, multiple: int = 1) -> Batch:
+def last_written(past: Sequence[int], token: int, space: int) -> tuple[int, ...]:
+    """The last tokens written, the latest first, after `token`; spaces are left out."""
+    return tuple(past) if token == space else (token, *past[: WRITTEN - 1])
+
+
+def collate(examples: Sequence[Example], patch_values: int, space: int, multiple: int = 1) -> Batch:
     """Put examples side by side.
 
-    patch_values: 3 * patch_size², the width of a batch without images. multiple: sequence lengths and the
+    patch_values: 3 * patch_size², the width of a batch without images. space: the id of a space. multiple: sequence lengths and the
     numbers of images and texts are rounded up to it, with empty images and texts; training does so.
     """
     B = len(examples)
@@ -126,6 +135,7 @@ def collate(examples: Sequence[Example], patch_values: int, multiple: int = 1) -
     selection, presence = np.zeros((B, F + 1), dtype=np.float32), np.full((B, F, P), -1, dtype=np.int64)
     slots, slot_image, slot_token = np.zeros((B, S), dtype=bool), list[int](), list[int]()
     value, weight = np.full((B, T), -1, dtype=np.int64), np.zeros((B, T), dtype=np.float32)
+    written = np.full((B, T, WRITTEN), -1, dtype=np.int64)
     pair_image, pair_text = list[int](), list[int]()
     for row, example in enumerate(examples):
         numbers = [image_number(image) for image in example.images]
@@ -147,6 +157,9 @@ def collate(examples: Sequence[Example], patch_values: int, multiple: int = 1) -
             if where is not None:
                 value[row, position] = IN_TEXT if where == TEXT else where[0] * P + where[1]
         weight[row, : len(example.target.weight)] = example.target.weight
+        past: tuple[int, ...] = (-1,) * WRITTEN
+        for position, token in enumerate(example.target.ids):
+            written[row, position] = past = last_written(past, token, space)
         if example.caption is not None:
             pair_image.append(numbers[0])
             pair_text.append(text_number(example.caption))
@@ -190,6 +203,8 @@ def collate(examples: Sequence[Example], patch_values: int, multiple: int = 1) -
         value=tensor(value),
         copy=tensor(pad_rows([example.target.copy for example in examples], -1, T)),
         copyable=tensor(copyable),
+        written=tensor(written),
+        space=torch.tensor(space),
         trigger=torch.tensor([example.trigger for example in examples], dtype=torch.long),
         selection=tensor(selection),
         presence=tensor(presence),

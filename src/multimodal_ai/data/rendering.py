@@ -90,7 +90,8 @@ class Target:
 
     weight: loss weight of each label, 0 outside the trained turn. parameter: at labels inside an argument's
     value (or right behind it, where it must decide to end), `(function, parameter)` in the sample's lists; in
-    text that answers a function's result, TEXT. copy: source position that a label was copied from, or -1.
+    text that answers a function's result, TEXT. copy: source position that a label was copied from, or -1; a
+    space inside a copied value belongs to the token behind it, as it does in the source.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -269,13 +270,14 @@ class Renderer:
     def find(self, source: Source, ids: Sequence[int]) -> list[int]:
         """Source positions of the first place where `ids` stands verbatim in what may be copied.
 
-        One entry an id, -1 for spaces (they are folded there) and everywhere where it does not stand.
+        One entry an id, for a space the position of the token that it is folded into; -1 everywhere where `ids`
+        does not stand.
         """
         space = self.tokenizer.space
         folded = Source()
         folded.content(ids, USER, space)
         size = len(folded.ids)
-        if not size or space in folded.ids:
+        if not size or space in folded.ids or folded.space[0]:
             return [-1] * len(ids)
         for start in range(len(source.ids) - size + 1):
             if (
@@ -284,6 +286,9 @@ class Renderer:
                 and source.space[start + 1 : start + size] == folded.space[1:]
                 and all(role in COPYABLE_ROLES for role in source.role[start : start + size])
             ):
-                places = iter(range(start, start + size))
-                return [-1 if token == space else next(places) for token in ids]
+                places, position = [], start
+                for token in ids:
+                    places.append(position)
+                    position += token != space
+                return places
         return [-1] * len(ids)

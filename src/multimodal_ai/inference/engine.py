@@ -21,7 +21,7 @@ from torch import Tensor
 from multimodal_ai.data.examples import Example, function_inputs
 from multimodal_ai.data.image_processor import ImageProcessor
 from multimodal_ai.data.messages import Message, Sample
-from multimodal_ai.data.packing import Batch, collate
+from multimodal_ai.data.packing import WRITTEN, Batch, collate, last_written
 from multimodal_ai.data.processing import ProcessingConfig
 from multimodal_ai.data.rendering import RESULT, SYSTEM, USER, Renderer, Source, Target
 from multimodal_ai.data.tokenizer import Tokenizer
@@ -32,7 +32,7 @@ from multimodal_ai.inference.requests import ArgumentSource, Call, Delta, Reply,
 from multimodal_ai.inference.sampling import Sampler
 from multimodal_ai.inference.steering import Steering
 from multimodal_ai.models.decoder import Context
-from multimodal_ai.models.function_head import TRIGGER_CLASSES, FunctionScores
+from multimodal_ai.models.function_head import TRIGGER_CLASSES, FunctionScores, continuation, copied_ids
 from multimodal_ai.models.multimodal_model import MultimodalModel
 
 _ORIGINS = {SYSTEM: "system", RESULT: "function_result"}
@@ -46,6 +46,8 @@ class _Row:
     steering: Steering
     reply: Reply
     pending: list[int]  # tokens written but not yet run through the decoder
+    written: tuple[int, ...]  # the last tokens without spaces, the latest first
+    last: int  # the last token
     answers_result: bool = False  # a function's result stands in the conversation, and text may copy from it
     forced: int = 0
     finished: bool = False
@@ -163,6 +165,7 @@ class Engine:
         reply.token_ids.append(token)
         reply.logprobs.append(logprob)
         row.pending.append(token)
+        row.written, row.last = last_written(row.written, token, self.tokenizer.space), token
         row.forced += forced
         if inside and not forced:
             row.open_probabilities.append(float(torch.tensor(logprob).exp()))
@@ -244,7 +247,7 @@ class Engine:
 
     def _collate(self, examples: Sequence[Example]) -> Batch:
         patch_values = 3 * self.processing.image.patch_size**2
-        batch = collate(examples, patch_values)
+        batch = collate(examples, patch_values, self.tokenizer.space)
         return batch.to(self.model.device)
 
     def _encode(self, batch: Batch) -> Context:
@@ -277,7 +280,9 @@ class Engine:
             present = scores.presence[number].sigmoid().tolist()
             presence = [present[place][: len(spec.parameter_names)] for place, spec in enumerate(specs)]
         steering = Steering.start(request, specs, self.grammars, self.tokenizer, reply.trigger, selection, presence)
-        return _Row(request, steering, reply, [], RESULT in example.source.role)
+        (opening,) = self.renderer.start()
+        written = (opening,) + (-1,) * (WRITTEN - 1)
+        return _Row(request, steering, reply, [], written, opening, RESULT in example.source.role)
 
     def _next(
         self,
@@ -307,11 +312,17 @@ class Engine:
             filling = (function >= 0)[:, None]
             card = context.card_index[index, function.clamp(min=0)].clamp(min=0)
             wanted = parameters[card, parameter.clamp(min=0)] * filling
-            gate, attention = self.model.head.copy_scores(last[index], wanted, copy_keys[index], batch.copyable[index])
+            written = torch.tensor([rows[number].written for _, number, _ in inside], device=device)
+            continues = continuation(batch.source_ids[index], written)
+            gate, attention = self.model.head.copy_scores(
+                last[index], wanted, copy_keys[index], batch.copyable[index], continues
+            )
+            last_token = torch.tensor([rows[number].last for _, number, _ in inside], device=device)
+            ids = copied_ids(batch.source_ids[index], batch.source_space[index], continues, last_token, batch.space)
             places = torch.tensor([place for place, _, _ in inside], device=device)
             generate = logits[places].log_softmax(-1)
             weights = (attention.exp() * batch.copyable[index]).float()
-            pointed = torch.zeros_like(generate).scatter_add_(1, batch.source_ids[index], weights)
+            pointed = torch.zeros_like(generate).scatter_add_(1, ids, weights)
             mixture = torch.logaddexp(
                 F.logsigmoid(-gate)[:, None] + generate, F.logsigmoid(gate)[:, None] + pointed.clamp(min=1e-30).log()
             )
@@ -320,8 +331,8 @@ class Engine:
             for line, (place, number, _) in enumerate(inside):
                 best = weights[line].topk(min(4, weights.shape[1])).indices.tolist()
                 copied[place] = {
-                    int(batch.source_ids[number, position]): (
-                        float(share[line, batch.source_ids[number, position]]),
+                    int(ids[line, position]): (
+                        float(share[line, ids[line, position]]),
                         int(batch.source_role[number, position]),
                     )
                     for position in reversed(best)

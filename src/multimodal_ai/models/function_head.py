@@ -72,6 +72,7 @@ class FunctionCallingHead(nn.Module):
         self.copy_parameter = nn.Linear(text_width, width, bias=False)
         self.copy_key = nn.Linear(text_width, width, bias=False)
         self.copy_gate = nn.Linear(decoder_width + width, 1)
+        self.continue_scale = nn.Parameter(torch.tensor([3.0, 1.0, 1.0]))  # for 1, 2, 3 tokens that agree
         # when
         self.trigger_mlp = SwiGLU(decoder_width + 5, decoder_width, len(TRIGGER_CLASSES))
 
@@ -155,21 +156,48 @@ class FunctionCallingHead(nn.Module):
         return torch.stack(features, dim=1) * any_listed[:, None]  # without functions, as in a batch without any
 
     def copy_scores(
-        self, states: Tensor, parameter: Tensor, source_keys: Tensor, copyable: Tensor
+        self, states: Tensor, parameter: Tensor, source_keys: Tensor, copyable: Tensor, continues: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The pointer at n positions inside argument values, or in text that may copy.
 
         states: float[n, D] of the decoder; parameter: float[n, D] embedding of the parameter being filled,
         zeros in text;
-        source_keys: float[n, S, width] from `copy_key`; copyable: bool[n, S], the tokens that may be copied.
+        source_keys: float[n, S, width] from `copy_key`; copyable: bool[n, S], the tokens that may be copied;
+        continues: bool[n, S, W] from `continuation`, the tokens that go on with what was just written.
         Returns the logit of copying, float[n], and log-attention over the source, float[n, S]
         (See et al., arXiv 1704.04368, with the parameter's description added to the query).
         """
         query = self.copy_query(states) + self.copy_parameter(parameter)
         scores = torch.einsum("nw,nsw->ns", query, source_keys).float() * self.config.width**-0.5
+        scores = scores + continues.float() @ self.continue_scale
         scores = scores.masked_fill(~copyable, torch.finfo(torch.float32).min)
         attention = scores.log_softmax(-1)
         read = torch.einsum("ns,nsw->nw", attention.exp().to(source_keys.dtype), source_keys)
         gate = self.copy_gate(torch.cat((states.to(read.dtype), read), dim=-1)).squeeze(-1).float()
         nothing = ~copyable.any(1)
         return gate.masked_fill(nothing, -30.0), attention
+
+
+def continuation(source_ids: Tensor, written: Tensor) -> Tensor:
+    """Which source tokens go on with what was just written, whose verbatim copy is then the likeliest.
+
+    source_ids: int[n, S]; written: int[n, W] the last tokens written, the latest first, without spaces.
+    Returns bool[n, S, W]: at w, the w + 1 tokens before this one are the last w + 1 that were written.
+    """
+    matches, so_far = [], torch.ones_like(source_ids, dtype=torch.bool)
+    for back in range(1, written.shape[1] + 1):
+        before = F.pad(source_ids, (back, 0), value=-2)[:, : source_ids.shape[1]]
+        so_far = so_far & (before == written[:, back - 1 : back])
+        matches.append(so_far)
+    return torch.stack(matches, dim=-1)
+
+
+def copied_ids(source_ids: Tensor, source_space: Tensor, continues: Tensor, last: Tensor, space: Tensor) -> Tensor:
+    """What copying a source token writes: int[n, S].
+
+    Its id, or first the space that was folded into it, where the token before it has just been written.
+    source_ids: int[n, S]; source_space: bool[n, S]; continues: bool[n, S, W]; last: int[n] the last token
+    written; space: int[] the id of a space.
+    """
+    due = source_space & continues[..., 0] & (last != space)[:, None]
+    return torch.where(due, space, source_ids)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from multimodal_ai.data.packing import IGNORED, IN_TEXT, Batch
+from multimodal_ai.models.function_head import continuation, copied_ids
 from multimodal_ai.models.multimodal_model import ModelOutput, MultimodalModel
 
 TERMS = ("language", "contrastive", "trigger", "selection", "presence", "copy_gate", "copy_span")
@@ -89,7 +90,7 @@ class TrainingObjective(nn.Module):
 
         Logits are made only where there is a loss. Inside a value, and in text that answers a function's
         result, the probability of the next token is (1 - g) * generate + g * the attention on source tokens
-        that are this token. In text the mixture alone teaches gate and pointer.
+        whose copy begins with this token. In text the mixture alone teaches gate and pointer.
         """
         model, head = self.model, self.model.head
         T = batch.labels.shape[1]
@@ -106,13 +107,18 @@ class TrainingObjective(nn.Module):
         if out.parameters is None or out.context.card_index is None:
             dummy = (head.copy_gate.weight.sum() + head.copy_query.weight.sum()) * 0.0
             dummy = dummy + (head.copy_parameter.weight.sum() + head.copy_key.weight.sum()) * 0.0
+            dummy = dummy + head.continue_scale.sum() * 0.0
             return (nll * weight).sum() + dummy, dummy, dummy
         card = out.context.card_index[row, value // P].clamp(min=0)
         keys = head.copy_key(out.context.states)
         copyable = batch.copyable[row]
         parameter = out.parameters[card, value % P] * filling[:, None]
-        gate, attention = head.copy_scores(states[inside], parameter, keys[row], copyable)
-        same = (batch.source_ids[row] == token[:, None]) & copyable
+        place = here[inside]
+        continues = continuation(batch.source_ids[row], batch.written.flatten(0, 1)[place])
+        gate, attention = head.copy_scores(states[inside], parameter, keys[row], copyable, continues)
+        last = batch.target_ids.flatten()[place]
+        ids = copied_ids(batch.source_ids[row], batch.source_space[row], continues, last, batch.space)
+        same = (ids == token[:, None]) & copyable
         floor = torch.finfo(torch.float32).min
         copied = torch.logsumexp(attention.masked_fill(~same, floor), dim=-1)
         mixture = torch.logaddexp(F.logsigmoid(-gate) - nll[inside], F.logsigmoid(gate) + copied)
