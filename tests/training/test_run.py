@@ -16,6 +16,7 @@ from multimodal_ai.training.flops import TrainingFlops
 from multimodal_ai.training.run import run_training
 from multimodal_ai.utils.config import ConfigError
 
+
 @pytest.fixture(scope="module")
 def trained(stage: Path) -> Path:
     held_out = f"{{mixed: {{path: {stage / 'train.jsonl'}}}}}"

@@ -265,7 +265,9 @@ class MultimodalModel(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         device = torch.device(device)
-        state = load_file(folder / WEIGHTS_FILE, device="cpu" if device.type == "cpu" else str(device))  # no "cpu:0" there
+        state = load_file(
+            folder / WEIGHTS_FILE, device="cpu" if device.type == "cpu" else str(device)
+        )  # no "cpu:0" there
         own = dict(model.state_dict())
         wrong = sorted(set(own) ^ set(state)) or [n for n in own if own[n].shape != state[n].shape]
         if wrong:

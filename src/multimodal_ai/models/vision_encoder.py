@@ -100,7 +100,6 @@ def convolution_strides(patch_size: int) -> list[int]:
     return [*strides, patch_size] if patch_size > 1 or not strides else strides
 
 
-
 class VisionEncoder(nn.Module):
     """Vision transformer (Dosovitskiy et al., arXiv 2010.11929) with RoPE in two dimensions."""
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import random
 from collections import Counter
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from multimodal_ai.data.recipes import RECIPES, RecipeContext
-from multimodal_ai.data.recipes.easy_vqa import COLOURS, SHAPES, captions, stated
+from multimodal_ai.data.recipes.easy_vqa import COLOURS, SHAPES, TILE, captions, cut_out, stated
 
 pytest.importorskip("easy_vqa", reason='needs easy-vqa: pip install "multimodal-ai[quickstart]"')
 RECIPE = RECIPES["easy_vqa"]
@@ -72,3 +74,28 @@ def test_order_follows_the_seed() -> None:
         return [row["messages"][0]["content"][1]["text"] for row in rows]
 
     assert first(0) == first(0) != first(1)
+
+
+def test_a_tile_holds_the_whole_shape_wherever_it_stands() -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        height, width = rng.randint(4, TILE), rng.randint(4, TILE)
+        top, left = rng.randint(0, 64 - height), rng.randint(0, 64 - width)
+        image = np.full((64, 64, 3), 240, dtype=np.uint8)
+        image[top : top + height, left : left + width] = (200, 30, 30)
+        cut = cut_out(image, rng)
+        assert cut is not None and cut.shape == (TILE, TILE, 3)
+        assert (cut[..., 1] == 30).sum() == height * width
+    image[10 : 11 + TILE, 5:9] = 0
+    assert cut_out(image, rng) is None
+
+
+def test_tiles_are_of_training_images_and_say_as_many_shapes_as_they_show() -> None:
+    for sample in RECIPES["shape_tiles"].build(RecipeContext(limit=60), "train"):
+        texts = sample.messages[-1].text.split(", ")
+        with Image.open(io.BytesIO(sample.images[0])) as image:
+            assert image.size == (TILE * len(texts), TILE)
+        for text in texts:
+            _, colour, shape = text.split()
+            assert colour in COLOURS and shape in SHAPES
+    assert RECIPES["shape_tiles"].splits == ("train",)

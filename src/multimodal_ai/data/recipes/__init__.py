@@ -62,7 +62,7 @@ RECIPES: dict[str, Recipe] = {
         storybooks,
         wiki_summaries,
     )
-} | {digits.TILE_RECIPE.name: digits.TILE_RECIPE}
+} | {recipe.name: recipe for recipe in (digits.TILE_RECIPE, easy_vqa.TILE_RECIPE)}
 
 #: Columns of a written recipe; `messages`, `tools` and `meta` are JSON strings, images are encoded files.
 FEATURES = datasets.Features(

@@ -3,6 +3,8 @@
 Image bytes are taken as the package has them. The official split stands: 4,000 images with 38,575
 questions for training, 1,000 with 9,673 for testing. Captions come from the training answers only, and
 only for images of which both colour and shape are stated. What is asked about a training image stands together.
+`shape_tiles` shows one to three such shapes cut out of training images, side by side: seeing a whole image
+begins with seeing its shape.
 
 Source: V. Zhou, easy-vqa on PyPI. Licence: MIT. Split: official, by image.
 """
@@ -10,14 +12,31 @@ Source: V. Zhou, easy-vqa on PyPI. Licence: MIT. Split: official, by image.
 from __future__ import annotations
 
 import importlib
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
-from multimodal_ai.data.recipes.common import Recipe, RecipeContext, Row, assistant, caption_row, row, shuffled, user
+import numpy as np
+from PIL import Image
+
+from multimodal_ai.data.recipes.common import (
+    Recipe,
+    RecipeContext,
+    Row,
+    assistant,
+    caption_row,
+    row,
+    shuffled,
+    stream,
+    user,
+)
 
 NAME = "easy_vqa"
+TILES = "shape_tiles"
+TILE = 32  # pixels
 SHAPES = ("circle", "rectangle", "triangle")
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 
@@ -78,10 +97,55 @@ def rows(context: RecipeContext, split: str) -> Iterator[Row]:
             yield caption_row(NAME, cache[image], answer, image=image)
 
 
+def cut_out(image: np.ndarray, rng: Random) -> np.ndarray | None:
+    """A window around the shape, at a random place: uint8[64, 64, 3] -> uint8[TILE, TILE, 3]; None if it is larger."""
+    ground = np.median(
+        image[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0
+    )  # one light colour; a shape hides one corner at most
+    shape = np.abs(image - ground).sum(-1) > 40
+    corner = []
+    for axis in (0, 1):
+        inside = np.flatnonzero(shape.any(1 - axis))
+        low, high = max(int(inside[-1]) + 1 - TILE, 0), min(int(inside[0]), image.shape[axis] - TILE)
+        if low > high:
+            return None
+        corner.append(rng.randint(low, high))
+    return image[corner[0] : corner[0] + TILE, corner[1] : corner[1] + TILE]
+
+
+def tiles(context: RecipeContext, split: str) -> Iterator[Row]:
+    """One to three shapes of training images side by side with what they are, without end."""
+    package = _package()
+    said = sorted(captions(*package.get_train_questions()).items())
+    paths = package.get_train_image_paths()
+    number = 0
+    while True:
+        rng = stream(TILES, context.seed, split, number)
+        number += 1
+        chosen = rng.sample(said, rng.randint(1, 3))
+        pictures = [np.asarray(Image.open(paths[image]).convert("RGB")) for image, _ in chosen]
+        cuts = [
+            (cut, text) for (_, text), p in zip(chosen, pictures, strict=True) if (cut := cut_out(p, rng)) is not None
+        ]
+        if cuts:
+            data = io.BytesIO()
+            Image.fromarray(np.concatenate([cut for cut, _ in cuts], axis=1)).save(data, "PNG")
+            yield caption_row(TILES, data.getvalue(), ", ".join(text for _, text in cuts))
+
+
 RECIPE = Recipe(
     name=NAME,
     licence="MIT (easy-vqa, Victor Zhou)",
     description="questions about one coloured shape, one-word answers; captions of the training images",
     splits=("train", "test"),
     rows=rows,
+)
+
+TILE_RECIPE = Recipe(
+    name=TILES,
+    licence=RECIPE.licence,
+    description="one to three coloured shapes, cut out of training images, with what they are",
+    splits=("train",),
+    rows=tiles,
+    sizes={"train": 6_000},
 )
