@@ -30,9 +30,10 @@ class Batch:
 
     labels: int[B, T], IGNORED without loss; label_weight: float[B, T]; value: int[B, T] row of the
     parameter being filled, function * P + parameter, IN_TEXT in text that may copy, or -1; copy: int[B, T]
-    source position or -1; copyable: bool[B, S]; written: int[B, T, WRITTEN] the last tokens that were written
-    before each label, the latest first, without spaces, -1 none; space: int[] the id of a space; trigger: int[B] or -1; selection: float[B, F + 1], a row of
-    zeros for unknown; presence: int[B, F, P], -1 unknown; origins: one description a row.
+    source position or -1; copyable: bool[B, S]; written: int[B, T, WRITTEN] the last tokens written before
+    each label, the latest first, without spaces, -1 none; space: int[] the id of a space; trigger: int[B] or
+    -1; selection: float[B, F + 1], a row of zeros for unknown; presence: int[B, F, P], -1 unknown; origins:
+    one description a row.
     """
 
     source_ids: Tensor
@@ -111,8 +112,9 @@ def last_written(past: Sequence[int], token: int, space: int) -> tuple[int, ...]
 def collate(examples: Sequence[Example], patch_values: int, space: int, multiple: int = 1) -> Batch:
     """Put examples side by side.
 
-    patch_values: 3 * patch_size², the width of a batch without images. space: the id of a space. multiple: sequence lengths and the
-    numbers of images and texts are rounded up to it, with empty images and texts; training does so.
+    patch_values: 3 * patch_size², the width of a batch without images. space: the id of a space. multiple:
+    sequence lengths and the numbers of images and texts are rounded up to it, with empty images and texts;
+    training does so.
     """
     B = len(examples)
     P = max((len(marks) for example in examples for marks in example.required), default=0)

@@ -23,6 +23,7 @@ import psutil
 
 from multimodal_ai.training.interrupt import StopRequest
 
+MEASURE_SECONDS = 1.0  # between two looks at the memory
 GRACE_SECONDS = 60.0  # for the others when one process has failed, and for a checkpoint after a signal
 
 
@@ -73,9 +74,10 @@ def train_locally(config: Path, overrides: Sequence[str], processes: int, log: P
 
 def _wait(children: Sequence[subprocess.Popen[bytes]], request: StopRequest) -> Launched:
     """Until all have ended, or the grace after a signal or a failure is over."""
-    peak, deadline, passed_on = 0, float("inf"), False
+    peak, measured, deadline, passed_on = 0, float("-inf"), float("inf"), False
     while any(child.poll() is None for child in children):
-        peak = max(peak, sum(map(_resident, [os.getpid(), *(child.pid for child in children)])))
+        if time.monotonic() >= measured + MEASURE_SECONDS:
+            peak, measured = max(peak, memory_in_use()), time.monotonic()
         if request.signal is not None and not passed_on:
             passed_on, deadline = True, time.monotonic() + GRACE_SECONDS
             for child in children:
@@ -90,12 +92,17 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], request: StopRequest) -> 
     return Launched(request.exit_code or (failed[0] if failed else 0), peak / 1e9)
 
 
-def _resident(pid: int) -> int:
-    """Bytes of main memory a process holds; 0 when it has ended."""
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0
+def memory_in_use() -> int:
+    """Bytes of main memory that this process and all below it hold; what they share counts once (Linux)."""
+    total = 0
+    own = psutil.Process()
+    for process in (own, *own.children(recursive=True)):
+        try:
+            memory = process.memory_full_info()
+            total += getattr(memory, "pss", memory.rss)
+        except psutil.Error:  # it has ended
+            pass
+    return total
 
 
 def _end_with_parent() -> None:

@@ -124,13 +124,12 @@ def tiles(context: RecipeContext, split: str) -> Iterator[Row]:
         number += 1
         chosen = rng.sample(said, rng.randint(1, 3))
         pictures = [np.asarray(Image.open(paths[image]).convert("RGB")) for image, _ in chosen]
-        cuts = [
-            (cut, text) for (_, text), p in zip(chosen, pictures, strict=True) if (cut := cut_out(p, rng)) is not None
-        ]
-        if cuts:
+        cuts = [(cut_out(picture, rng), text) for picture, (_, text) in zip(pictures, chosen, strict=True)]
+        shown = [(cut, text) for cut, text in cuts if cut is not None]
+        if shown:
             data = io.BytesIO()
-            Image.fromarray(np.concatenate([cut for cut, _ in cuts], axis=1)).save(data, "PNG")
-            yield caption_row(TILES, data.getvalue(), ", ".join(text for _, text in cuts))
+            Image.fromarray(np.concatenate([cut for cut, _ in shown], axis=1)).save(data, "PNG")
+            yield caption_row(TILES, data.getvalue(), ", ".join(text for _, text in shown))
 
 
 RECIPE = Recipe(
