@@ -265,9 +265,10 @@ class MultimodalModel(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         device = torch.device(device)
-        state = load_file(
-            folder / WEIGHTS_FILE, device="cpu" if device.type == "cpu" else str(device)
-        )  # no "cpu:0" there
+        place = (
+            "cpu" if device.type == "cpu" else str(device)
+        )  # a launched process has cpu:0, which safetensors refuses
+        state = load_file(folder / WEIGHTS_FILE, device=place)
         own = dict(model.state_dict())
         wrong = sorted(set(own) ^ set(state)) or [n for n in own if own[n].shape != state[n].shape]
         if wrong:
