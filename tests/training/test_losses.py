@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tests.conftest import build_model
 from torch import Tensor
 
 from multimodal_ai.data.examples import build_example
 from multimodal_ai.data.packing import IN_TEXT, collate
-from multimodal_ai.data.tokenizer import Tokenizer
+from multimodal_ai.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from multimodal_ai.training.losses import TERMS, TrainingObjective
 
 # Contrastive negatives come from the micro-batch, so this term is left out; docs/training.md says so.
@@ -72,3 +74,36 @@ def test_an_answer_to_a_result_teaches_the_pointer(small_tokenizer: Tokenizer, m
     objective(batch)["language"].backward()
     for parameter in (objective.model.head.copy_gate.weight, objective.model.head.copy_key.weight):
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0
+
+
+def test_the_words_of_a_caption_are_learned_from_its_image(small_tokenizer: Tokenizer, micro_batches: Any) -> None:
+    objective = TrainingObjective(build_model(small_tokenizer), {"bag_of_words": 1.0})
+    batch = next(b for number in range(8) if len((b := micro_batches(16, 16)[number]).pair_image) > 1)
+    assert TrainingObjective.counts(batch)["bag_of_words"] == len(batch.pair_image)
+    objective(batch)["bag_of_words"].backward()
+    model = objective.model
+    for part in (model.vision, model.fusion):
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for n, p in part.named_parameters() if "pool" not in n)
+    assert not sum(p.grad.abs().sum() for p in model.decoder.parameters() if p.grad is not None)
+    with torch.no_grad():  # an image whose tokens are the words' own embeddings says just these
+        words = sorted({t for t in batch.text_ids[batch.pair_text[0]].tolist() if t >= len(SPECIAL_TOKENS)})
+        out = model(batch)
+        before = objective._bag_of_words(out, batch)
+        model.embedding.weight.copy_(F.layer_norm(torch.randn_like(model.embedding.weight), (32,)))
+        out.visual.tokens[0, : len(words)] = model.embedding.weight[words]
+        out.visual.valid[0] = torch.arange(out.visual.valid.shape[1]) < len(words)
+        batch.pair_text = batch.pair_text[:1]
+        out.visual.tokens, out.visual.valid = out.visual.tokens[:1], out.visual.valid[:1]
+        best = objective._bag_of_words(out, batch)
+        assert best < before / 2 and abs(float(best) - math.log(len(words))) < 0.2
+
+
+def test_padding_of_an_image_says_nothing(small_tokenizer: Tokenizer, micro_batches: Any) -> None:
+    objective = TrainingObjective(build_model(small_tokenizer))
+    batch = next(b for number in range(8) if len((b := micro_batches(16, 16)[number]).pair_image) > 1)
+    with torch.no_grad():
+        out = objective.model(batch)
+        assert not out.visual.valid.all()
+        before = objective._bag_of_words(out, batch)
+        out.visual.tokens[~out.visual.valid] += 5
+        assert torch.equal(objective._bag_of_words(out, batch), before)

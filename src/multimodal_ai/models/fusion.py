@@ -41,6 +41,10 @@ class VisualTokens:
     tokens: Tensor
     valid: Tensor
 
+    def of(self, images: Tensor) -> VisualTokens:
+        """Those of the images with these numbers, int[C]."""
+        return VisualTokens(self.tokens.index_select(0, images), self.valid.index_select(0, images))
+
 
 class ProjectionFusion(nn.Module):
     """Pixel-shuffle and an MLP (LLaVA, arXiv 2304.08485; pixel-shuffle as in Idefics 3, arXiv 2408.12637)."""

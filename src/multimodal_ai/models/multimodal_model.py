@@ -84,7 +84,9 @@ class ModelInputs(Protocol):
 
 @dataclass
 class ModelOutput:
-    """decoder_states: float[B, T, D]; context; function scores; embeddings of the pairs, float[C, E], normalised."""
+    """decoder_states: float[B, T, D]; context; function scores; embeddings of the pairs, float[C, E], normalised;
+    visual: the visual tokens of the pairs' images.
+    """
 
     decoder_states: Tensor
     context: Context
@@ -92,6 +94,7 @@ class ModelOutput:
     parameters: Tensor | None
     image_embeddings: Tensor
     text_embeddings: Tensor
+    visual: VisualTokens
 
 
 class MultimodalModel(nn.Module):
@@ -229,6 +232,9 @@ class MultimodalModel(nn.Module):
             parameters,
             image_embeddings.index_select(0, batch.pair_image),
             text_embeddings.index_select(0, batch.pair_text),
+            VisualTokens(
+                visual.tokens.index_select(0, batch.pair_image), visual.valid.index_select(0, batch.pair_image)
+            ),
         )
 
     def _touch(self, *results: Tensor) -> Tensor:

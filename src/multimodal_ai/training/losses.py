@@ -7,7 +7,7 @@ still hangs on the graph.
 
 Terms: `language` (next token; inside argument values and in answers to a function's result through the
 pointer-generator mixture), `contrastive` (sigmoid loss over image-text pairs), `trigger`,
-`selection`, `presence`, `copy_gate`, `copy_span`.
+`selection`, `presence`, `copy_gate`, `copy_span`, `bag_of_words` (a caption's words from visual tokens).
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from multimodal_ai.data.packing import IGNORED, IN_TEXT, Batch
+from multimodal_ai.data.tokenizer import SPECIAL_TOKENS
 from multimodal_ai.models.function_head import continuation, copied_ids
 from multimodal_ai.models.multimodal_model import ModelOutput, MultimodalModel
 
-TERMS = ("language", "contrastive", "trigger", "selection", "presence", "copy_gate", "copy_span")
+TERMS = ("language", "contrastive", "trigger", "selection", "presence", "copy_gate", "copy_span", "bag_of_words")
 DEFAULT_WEIGHTS = {
     "language": 1.0,
     "contrastive": 1.0,
@@ -29,6 +30,7 @@ DEFAULT_WEIGHTS = {
     "presence": 0.3,
     "copy_gate": 0.3,
     "copy_span": 0.2,
+    "bag_of_words": 0.0,
 }
 
 
@@ -63,6 +65,7 @@ class TrainingObjective(nn.Module):
             "presence": float((batch.presence >= 0).sum()),
             "copy_gate": float(value.sum()),
             "copy_span": float((value & (batch.copy >= 0)).sum()),
+            "bag_of_words": float(len(batch.pair_image)),
         }
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -82,7 +85,8 @@ class TrainingObjective(nn.Module):
             scores.presence[labelled], batch.presence[labelled].float(), reduction="sum"
         )
         contrastive = self._contrastive(out, batch)
-        terms = (language, contrastive, trigger, selection, presence, gate, span)
+        words = self._bag_of_words(out, batch)
+        terms = (language, contrastive, trigger, selection, presence, gate, span, words)
         return {name: term.float() + zero for name, term in zip(TERMS, terms, strict=True)}
 
     def _language(self, out: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,3 +145,20 @@ class TrainingObjective(nn.Module):
         together = together | (batch.pair_image[:, None] == batch.pair_image[None])
         sign = together.float() * 2 - 1
         return -F.logsigmoid(sign * logits).sum()
+
+    def _bag_of_words(self, out: ModelOutput, batch: Batch) -> Tensor:
+        """Cross-entropy of a caption's words, each as likely, under the image's visual tokens, summed over the
+        pairs (as SuperClass does with the vision encoder, arXiv 2411.03313). Any token of the image may say a word.
+
+        The words are those of the shared embedding, so that what an image shows comes to lie where the text
+        encoder has the word for it.
+        """
+        visual, ids = out.visual, batch.text_ids[batch.pair_text]
+        if not len(ids):
+            return visual.tokens.sum() * 0.0
+        logits = self.model.logits(F.layer_norm(visual.tokens, visual.tokens.shape[-1:]))  # [C, M, V]
+        logits = logits.masked_fill(~visual.valid[..., None], torch.finfo(torch.float32).min)
+        log_probability = logits.logsumexp(1).log_softmax(-1)
+        said = torch.zeros_like(log_probability).scatter_(1, ids, 1.0)
+        said[:, : len(SPECIAL_TOKENS)] = 0  # the opening, and padding
+        return -(said / said.sum(1, keepdim=True).clamp(min=1) * log_probability).sum()
