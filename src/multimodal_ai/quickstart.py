@@ -33,7 +33,7 @@ ROWS: dict[str, dict[str, int | None]] = {
     "digits": {"train": 18_000, "test": 800},
     "function_cards": {"train": 16_000, "test": 600},
     "easy_vqa": {"train": None, "test": None},
-    "shape_tiles": {"train": 10_000},
+    "shape_tiles": {"train": 6_000},
     "stdlib_text": {"train": None, "test": None},
 }
 # limits of the evaluation, and of the two-minute form

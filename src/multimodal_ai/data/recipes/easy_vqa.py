@@ -3,7 +3,7 @@
 Image bytes are taken as the package has them. The official split stands: 4,000 images with 38,575
 questions for training, 1,000 with 9,673 for testing. Captions come from the training answers only, and
 only for images of which both colour and shape are stated. What is asked about a training image stands together.
-`shape_tiles` shows such shapes cut out of training images: seeing a whole image
+`shape_tiles` shows one to three such shapes cut out of training images, side by side: seeing a whole image
 begins with seeing its shape.
 
 Source: V. Zhou, easy-vqa on PyPI. Licence: MIT. Split: official, by image.
@@ -113,47 +113,22 @@ def cut_out(image: np.ndarray, rng: Random) -> np.ndarray | None:
     return image[corner[0] : corner[0] + TILE, corner[1] : corner[1] + TILE]
 
 
-def ask(colour: str, shape: str, questions: dict[str, list[str]], rng: Random) -> tuple[str, str]:
-    """A yes-or-no question about a shape with its answer, of which half are yes.
-
-    questions: by the word they ask about. In the package five of six such questions are answered right without a
-    look at the image, and a model learns just that.
-    """
-    holds = rng.random() < 0.5  # whether what the question names is there
-    word = rng.choice([word for word in questions if (word in (colour, shape)) == holds])
-    question = rng.choice(questions[word])
-    denied = bool({"not", "no"} & set(question.split()))
-    return question, "yes" if holds != denied else "no"
-
-
 def tiles(context: RecipeContext, split: str) -> Iterator[Row]:
-    """Shapes of training images: half are one to three side by side with what they are, half one with a question."""
+    """One to three shapes of training images side by side with what they are, without end."""
     package = _package()
-    texts, answers, images = package.get_train_questions()
-    said = sorted(captions(texts, answers, images).items())
-    questions: dict[str, list[str]] = {}
-    for text in sorted({text for text, answer in zip(texts, answers, strict=True) if answer in ("yes", "no")}):
-        for word in {*COLOURS, *SHAPES} & set(re.findall(r"[a-z]+", text)):
-            questions.setdefault(word, []).append(text)
+    said = sorted(captions(*package.get_train_questions()).items())
     paths = package.get_train_image_paths()
     number = 0
     while True:
         rng = stream(TILES, context.seed, split, number)
         number += 1
-        asked = rng.random() < 0.5
-        chosen = rng.sample(said, 1 if asked else rng.randint(1, 3))
+        chosen = rng.sample(said, rng.randint(1, 3))
         pictures = [np.asarray(Image.open(paths[image]).convert("RGB")) for image, _ in chosen]
         cuts = [(cut_out(picture, rng), text) for picture, (_, text) in zip(pictures, chosen, strict=True)]
         shown = [(cut, text) for cut, text in cuts if cut is not None]
-        if not shown:
-            continue
-        data = io.BytesIO()
-        Image.fromarray(np.concatenate([cut for cut, _ in shown], axis=1)).save(data, "PNG")
-        if asked:
-            question, answer = ask(*shown[0][1].split()[1:], questions, rng)  # type: ignore[misc]
-            turns = [user(question[0].upper() + question[1:], 1), assistant(answer)]
-            yield row(TILES, "vqa", turns, images=[data.getvalue()])
-        else:
+        if shown:
+            data = io.BytesIO()
+            Image.fromarray(np.concatenate([cut for cut, _ in shown], axis=1)).save(data, "PNG")
             yield caption_row(TILES, data.getvalue(), ", ".join(text for _, text in shown))
 
 
@@ -168,8 +143,8 @@ RECIPE = Recipe(
 TILE_RECIPE = Recipe(
     name=TILES,
     licence=RECIPE.licence,
-    description="coloured shapes cut out of training images: what they are, and as many questions for yes as for no",
+    description="one to three coloured shapes, cut out of training images, with what they are",
     splits=("train",),
     rows=tiles,
-    sizes={"train": 10_000},
+    sizes={"train": 6_000},
 )
