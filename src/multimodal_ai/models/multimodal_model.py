@@ -84,12 +84,15 @@ class ModelInputs(Protocol):
 
 @dataclass
 class ModelOutput:
-    """decoder_states: float[B, T, D]; context; function scores; embeddings of the pairs, float[C, E], normalised."""
+    """decoder_states: float[B, T, D]; context; function scores; float[U, E] pooled standalone texts; embeddings of
+    the pairs, float[C, E], normalised.
+    """
 
     decoder_states: Tensor
     context: Context
     scores: FunctionScores
     parameters: Tensor | None
+    pooled_texts: Tensor
     image_embeddings: Tensor
     text_embeddings: Tensor
 
@@ -227,6 +230,7 @@ class MultimodalModel(nn.Module):
             context,
             scores,
             parameters,
+            texts.pooled,
             image_embeddings.index_select(0, batch.pair_image),
             text_embeddings.index_select(0, batch.pair_text),
         )
