@@ -275,6 +275,8 @@ class Engine:
     def _start(self, request: Request, example: Example, scores: FunctionScores, number: int) -> _Row:
         specs: tuple[FunctionSpec, ...] = example.specs
         reply = Reply(usage={"prompt_tokens": len(example.source.ids) + sum(len(card.ids) for card in example.cards)})
+        if example.source.dropped_turns:
+            reply.usage["dropped_turns"] = example.source.dropped_turns
         selection: dict[str, float] = {}
         presence: list[list[float]] = []
         if specs:
