@@ -114,9 +114,9 @@ def test_order_is_shuffled_and_one_change_leaves_the_others_as_they_were(cards: 
     assert masked() == masked(removed=0.3)
 
 
-def test_hidden_are_calls_with_their_names(cards: list[Sample]) -> None:
+def test_hidden_are_those_with_a_right_function_under_its_name(cards: list[Sample]) -> None:
     for before, after, hidden in changed(cards, hidden=1.0, masked=1.0, removed=1.0):
-        assert hidden == bool(before.messages[-1].tool_calls)
+        assert hidden == (before.meta["trigger"] in ("call", "ask_missing"))
         assert not hidden or after == before
 
 

@@ -62,7 +62,7 @@ def hide_functions(example: Example) -> Example:
     The cards leave the context and there is no answer to write: what remains is the decision state, to be
     matched with the cards of all hidden examples of a micro-batch (`Batch.retrieval`).
     """
-    assert example.selection is not None and not example.selection[-1], "only samples that call can be hidden"
+    assert example.selection is not None and not example.selection[-1], "no function here is right"
     return replace(example, target=Target(ids=example.target.ids[:1]), hidden=True, trigger=-1, presence=[])
 
 

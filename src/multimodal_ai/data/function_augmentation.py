@@ -31,7 +31,10 @@ class FunctionsConfig(ConfigModel):
     hard: int = Field(default=0, ge=0, description="add up to so many of those most like the request (BM25)")
     shuffled: bool = Field(default=False, description="list the functions in random order")
     hidden: float = Field(
-        default=0.0, ge=0, le=1, description="share of calls that are to be found among the cards of many samples"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of samples whose function is to be found among many samples' cards",
     )
 
 
@@ -52,7 +55,7 @@ class FunctionAugmentation:
         # one draw each, needed or not: switching one change on or off leaves the others as they were
         masked, removed, hidden, extra, hard = (rng.random() for _ in range(5))
         specs = [*sample.specs, *self._others(sample, int(extra * (config.distractors + 1)), hard, rng)]
-        is_hidden = bool(last.tool_calls) and hidden < config.hidden
+        is_hidden = bool(last.tool_calls or sample.meta.get("asks_for")) and hidden < config.hidden
         if last.tool_calls and not is_hidden and removed < config.removed:
             sample, specs = _without_called(sample, specs, rng)
         if config.shuffled:
@@ -109,8 +112,8 @@ def _masked(sample: Sample, rng: random.Random) -> Sample:
     messages = []
     for message in sample.messages:
         calls = tuple(call.model_copy(update={"name": names.get(call.name, call.name)}) for call in message.tool_calls)
-        name = names.get(message.name, message.name) if message.name is not None else None
-        messages.append(message.model_copy(update={"tool_calls": calls, "name": name}))
+        called = names.get(message.name, message.name) if message.name is not None else None
+        messages.append(message.model_copy(update={"tool_calls": calls, "name": called}))
     meta = dict(sample.meta)
     if meta.get("asks_for"):
         function, parameter = meta["asks_for"]
