@@ -31,7 +31,7 @@ PROCESSES = 2  # that train side by side, where there are so many cores
 ROWS: dict[str, dict[str, int | None]] = {
     "digit_tiles": {"train": 8_000},
     "digits": {"train": 18_000, "test": 800},
-    "function_cards": {"train": 16_000, "test": 600},
+    "function_cards": {"train": 16_000, "calibration": 300, "test": 600},
     "easy_vqa": {"train": None, "test": None},
     "shape_tiles": {"train": 6_000},
     "stdlib_text": {"train": None, "test": None},
@@ -102,8 +102,10 @@ def _overrides(configs: Path, folder: Path, stage: str, before: Path | None, sha
         f"output_dir={folder / stage}",
         f"schedule.time_budget_s={raw['schedule']['time_budget_s'] * share}",
     ]
-    for name, source in raw["data"]["sources"].items():
-        overrides.append(f"data.sources.{name}.path={folder / 'data' / Path(*Path(source['path']).parts[-2:])}")
+    for key, section in (("data", raw["data"]), ("calibration", raw.get("calibration", {"sources": {}}))):
+        for name, source in section["sources"].items():
+            path = folder / "data" / Path(*Path(source["path"]).parts[-2:])
+            overrides.append(f"{key}.sources.{name}.path={path}")
     if before is None:
         overrides.append(f"tokenizer={folder / 'data'}")
     else:
@@ -202,6 +204,7 @@ def _evaluate(folder: Path, share: float, started: float, memory: float) -> Outc
         "image_call_exact": found["calls"].metrics["image_call_exact"],
         "trigger_auroc": found["calls"].metrics["trigger_auroc"],
         "schema_valid": found["calls"].metrics["schema_valid"],
+        "trigger_ece": round(found["calls"].metrics["trigger_ece"], 4),
         "seconds": round(time.monotonic() - started, 1),
         "peak_memory_gb": round(max(memory, peak_memory_gb()), 2),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from multimodal_ai.data.messages import Sample
+from multimodal_ai.data.messages import Message, Sample
 from multimodal_ai.data.rendered_call import render_call
 from multimodal_ai.data.rendering import ASSISTANT, IMAGE, RESULT, USER, Renderer, RenderingConfig, TooLong
 
@@ -149,3 +149,47 @@ def test_the_places_of_values_are_right_in_bytes(value: object, inside: list[str
     assert text == (value if isinstance(value, str) else text) and data[: found.start].decode().rstrip('"').endswith(
         '"p":'
     )
+
+
+def conversation(turns: int, image: int | None = None) -> list[Message]:
+    """A system turn, then user, call, result and answer again and again; the last user turn waits for a reply."""
+    messages: list[dict[str, object]] = [{"role": "system", "content": "Be brief."}]
+    for number in range(turns):
+        asked: list[dict[str, object]] = [{"type": "text", "text": f"weather of city {number} please"}]
+        asked += [{"type": "image"}] if number == image else []
+        messages.append({"role": "user", "content": asked})
+        if number < turns - 1:
+            call = {"name": "get_weather", "arguments": {"city": f"city {number}"}}
+            messages.append({"role": "assistant", "tool_calls": [call]})
+            messages.append({"role": "tool", "name": "get_weather", "content": f"rain {number}"})
+            messages.append({"role": "assistant", "content": f"It rains {number}."})
+    return [Message.model_validate(message) for message in messages]
+
+
+def dropping(renderer: Renderer, limit: int) -> Renderer:
+    update = {"max_source": limit, "long_history": "drop_oldest"}
+    return Renderer(renderer.tokenizer, renderer.config.model_copy(update=update))
+
+
+def test_the_oldest_turns_go_whole_and_as_few_as_needed(renderer: Renderer) -> None:
+    messages = conversation(5)
+    left = [renderer.source([messages[0], *messages[1 + 4 * number :]], []) for number in range(5)]
+    for limit in range(60, len(left[0].ids) + 1, 7):
+        cut = dropping(renderer, limit).source(messages, [])
+        fitting = next(number for number, source in enumerate(left) if len(source.ids) <= limit)
+        assert cut.ids == left[fitting].ids and cut.role == left[fitting].role and cut.space == left[fitting].space
+        assert cut.dropped_turns == 4 * fitting
+
+
+def test_what_cannot_be_dropped_is_refused(renderer: Renderer) -> None:
+    messages = conversation(5)
+    with pytest.raises(TooLong):
+        Renderer(renderer.tokenizer, renderer.config.model_copy(update={"max_source": 60})).source(messages, [])
+    with pytest.raises(TooLong):  # the last turn alone is longer
+        dropping(renderer, 10).source(messages, [])
+    shown = conversation(5, image=1)
+    whole = renderer.source(shown, [(2, 2)])
+    with pytest.raises(TooLong):  # an image would have to go
+        dropping(renderer, 60).source(shown, [(2, 2)])
+    cut = dropping(renderer, len(whole.ids) - 1).source(shown, [(2, 2)])  # what stands before it may
+    assert cut.dropped_turns == 4 and [cut.role[position] for position, _, _ in cut.slots] == [IMAGE]

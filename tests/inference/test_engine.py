@@ -93,6 +93,16 @@ def test_the_trigger_and_the_selection_are_distributions(engine: Engine, request
     assert reply.selection == sorted(reply.selection, key=lambda pair: -pair[1])
 
 
+def test_the_temperature_flattens_the_trigger_and_keeps_its_choice(engine: Engine, requests: list[Request]) -> None:
+    request = next(r for r in requests if r.tools)
+    plain = engine.generate([request])[0].trigger
+    engine.processing = engine.processing.model_copy(update={"trigger_temperature": 5.0})
+    flat = engine.generate([request])[0].trigger
+    assert plain is not None and flat is not None
+    assert sorted(plain, key=plain.__getitem__) == sorted(flat, key=flat.__getitem__)
+    assert max(flat.values()) < max(plain.values())
+
+
 def test_limits_stops_and_log_probabilities(engine: Engine) -> None:
     request = Request([{"role": "user", "content": "hello"}], max_tokens=12, temperature=1, seed=1, logprobs=True)
     reply = engine.generate([request])[0]

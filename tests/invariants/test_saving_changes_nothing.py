@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from multimodal_ai.data.processing import ProcessingConfig
 from multimodal_ai.models import MultimodalModel
 
 
@@ -21,3 +22,13 @@ def test_files_and_outputs_stay_the_same(small_model: MultimodalModel, micro_bat
     for file in ("model.safetensors", "config.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_the_temperature_is_kept_exactly(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    ProcessingConfig(trigger_temperature=1.7320508075688772).save(tmp_path / "a")
+    loaded = ProcessingConfig.load(tmp_path / "a")
+    assert loaded.trigger_temperature == 1.7320508075688772
+    loaded.save(tmp_path / "b")
+    assert (tmp_path / "a/processing.json").read_bytes() == (tmp_path / "b/processing.json").read_bytes()

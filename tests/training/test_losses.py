@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from tests.conftest import build_model
 from torch import Tensor
 
-from multimodal_ai.data.examples import build_example
+from multimodal_ai.data.examples import build_example, hide_functions
 from multimodal_ai.data.packing import IN_TEXT, collate
 from multimodal_ai.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from multimodal_ai.training.losses import TERMS, TrainingObjective
 
-# Contrastive negatives come from the micro-batch, so this term is left out; docs/training.md says so.
-SPLIT_FREE = {term: 1.0 for term in TERMS if term != "contrastive"}
+# Their negatives come from the micro-batch, so these terms are left out; docs/training.md says so.
+SPLIT_FREE = {term: 1.0 for term in TERMS if term not in ("contrastive", "retrieval")}
 
 
 def gradient(tokenizer: Tokenizer, make: Any, micro_size: int, world: int) -> dict[str, Tensor]:
@@ -107,3 +107,31 @@ def test_padding_of_an_image_says_nothing(small_tokenizer: Tokenizer, micro_batc
         before = objective._bag_of_words(out, batch)
         out.visual.tokens[~out.visual.valid] += 5
         assert torch.equal(objective._bag_of_words(out, batch), before)
+
+
+def test_hidden_functions_are_found_among_those_of_the_whole_batch(
+    small_tokenizer: Tokenizer, micro_batches: Any
+) -> None:
+    data = micro_batches(8, 8)
+    source = next(source for source in data.sources if source.name == "function_cards")
+    calling = [s for s in map(source.sample, range(len(source))) if s.messages[-1].tool_calls]
+    shown, *rest = (build_example(sample, data.renderer, data.images) for sample in calling[:6])
+    hidden = [hide_functions(example) for example in rest]
+    space = data.renderer.tokenizer.space
+    batch = collate([shown, *hidden], 3 * data.config.image.patch_size**2, space, multiple=8)
+    count = TrainingObjective.counts(batch)
+    assert count["retrieval"] == 5 and count["trigger"] == count["selection"] == 1
+    assert (batch.card_index[1:] == -1).all() and (batch.labels[1:] < 0).all()
+    keys = {card.key for example in hidden for card in example.cards}
+    assert int(batch.retrieval_candidates.sum()) == len(keys) > 5
+    objective = TrainingObjective(build_model(small_tokenizer), {"retrieval": 1.0})
+    head = objective.model.head
+    found = objective(batch)["retrieval"]
+    out = objective.model(batch)
+    scores = head.match(out.scores.state, head.card_keys(out.pooled_texts), batch.retrieval_lexical)
+    chances = scores[:, batch.retrieval_candidates].softmax(-1).log()
+    expected = -(batch.retrieval[:, batch.retrieval_candidates] * chances)[1:].sum()
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    for parameter in (head.selection_query.weight, head.selection_key.weight, head.lexical_scale):
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0

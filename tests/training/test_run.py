@@ -86,3 +86,24 @@ def test_flops_are_those_of_a_plain_transformer_and_leave_padding_out(trained: P
     assert parts["embedding"] == 2 * 320 * 32 * target
     assert parts["vision"] > 0 and parts["fusion"] > 0
     assert flops(batch) == pytest.approx(3 * sum(parts.values()))
+
+
+def test_every_stage_that_names_calibration_fits_the_temperature_anew(trained: Path, stage: Path, tmp_path: Path):
+    keys = [f"calibration.sources={{cards: {{path: {stage / 'train.jsonl'}}}}}", "calibration.samples=8"]
+
+    def temperature(folder: Path, *more: str) -> float:
+        run_training(stage / "stage.yaml", [*keys, f"output_dir={folder}", *more])
+        return Engine.from_pretrained(folder / "model").processing.trigger_temperature
+
+    first = temperature(tmp_path / "a")
+    again = temperature(tmp_path / "b", f"init_from={tmp_path / 'a'}", "model=null", "tokenizer=null", "seed=1")
+    without = Engine.from_pretrained(trained / "model").processing.trigger_temperature
+    assert len({1.0, first, again}) == 3 and without == 1.0
+
+
+def test_calibration_needs_functions(stage: Path, tmp_path: Path):
+    row = (stage / "train.jsonl").read_text().splitlines()[0]
+    (tmp_path / "text.jsonl").write_text(row + "\n")
+    keys = [f"calibration.sources={{text: {{path: {tmp_path / 'text.jsonl'}}}}}", f"output_dir={tmp_path / 'run'}"]
+    with pytest.raises(ValueError, match=r"calibration.sources \(text\): no sample lists functions"):
+        run_training(stage / "stage.yaml", keys)

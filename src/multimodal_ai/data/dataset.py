@@ -8,15 +8,18 @@ past a set rate the run fails loudly.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 from torch.utils.data import Dataset as TorchDataset
 
-from multimodal_ai.data.examples import Example, build_example
+from multimodal_ai.data.examples import Example, build_example, hide_functions
+from multimodal_ai.data.function_augmentation import FunctionAugmentation, FunctionsConfig
 from multimodal_ai.data.image_processor import ImageConfig, ImageError, ImageProcessor
 from multimodal_ai.data.messages import DataError, Sample, load_rows
 from multimodal_ai.data.ordering import Mix, mixed_hash
@@ -37,6 +40,7 @@ class SourceConfig(ConfigModel):
     tasks: list[str] | None = None  # keep only rows of these tasks; all by default
     objective: Literal["prefix_lm", "span_corruption", "both"] = "both"  # for plain text
     run: int = Field(default=1, ge=1)  # neighbouring rows drawn together: a shared image is then encoded once
+    functions: FunctionsConfig = FunctionsConfig()  # changes of the functions that samples list
 
 
 class DataConfig(ConfigModel):
@@ -65,6 +69,9 @@ class Source:
         if not len(self.rows):
             tasks = f" of the tasks {', '.join(config.tasks)}" if config.tasks else ""
             raise DataError(f"{config.path}: no rows{tasks}; a source needs at least one")
+        self.augmentation: FunctionAugmentation | None = None
+        if config.functions != FunctionsConfig():
+            self.augmentation = FunctionAugmentation(config.functions, self._spread())
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,6 +79,12 @@ class Source:
     def where(self, index: int) -> str:
         """The row in words, counted from 1 as editors do."""
         return f"row {index + 1:,} of {self.config.path.name}"
+
+    def _spread(self, count: int = 4096) -> Iterator[Sample]:
+        """At most about `count` usable samples from all over the source."""
+        for index in range(0, len(self), -(-len(self) // count)):
+            with contextlib.suppress(DataError):
+                yield self.sample(index)
 
     def sample(self, index: int) -> Sample:
         """Row `index` as a validated sample; DataError names the row."""
@@ -140,7 +153,13 @@ class MicroBatches(TorchDataset[Batch]):
             else:
                 objective = source.config.objective
             try:
-                example = build_example(source.sample(row), self.renderer, self.images, rng, objective)
+                sample, hidden = source.sample(row), False
+                if source.augmentation is not None:
+                    key = mixed_hash(self.seed, number, epoch, row)
+                    sample, hidden = source.augmentation(sample, random.Random(key))
+                example = build_example(sample, self.renderer, self.images, rng, objective)
+                if hidden:
+                    example = hide_functions(example)
             except (TooLong, DataError, ImageError) as error:
                 self._count_bad(type(error).__name__, f"{source.where(row)}: {error}")
                 continue

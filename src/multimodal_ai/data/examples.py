@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,8 @@ class Example:
     presence: list[list[int]] = field(default_factory=list)  # F lists of P: 1, 0 or -1
     caption: Card | None = None  # what the first image shows, for contrastive alignment
     specs: tuple[FunctionSpec, ...] = ()  # the functions behind `cards`
+    hidden: bool = False  # the functions stay out of the context; see `hide_functions`
+    asked: str = ""  # the last user turn
     origin: str = ""  # where the sample came from, for error messages
 
 
@@ -46,9 +48,22 @@ def function_inputs(
 ) -> tuple[tuple[Card, ...], list[float], list[list[bool]]]:
     """Cards, lexical scores against the last user turn, and which parameters are required."""
     cards = tuple(renderer.card(spec) for spec in specs)
-    asked = next((message.text for message in reversed(messages) if message.role == "user"), "")
     required = [[name in spec.required for name in spec.parameter_names] for spec in specs]
-    return cards, lexical_scores(asked, specs), required
+    return cards, lexical_scores(asked_by(messages), specs), required
+
+
+def asked_by(messages: Sequence[Message]) -> str:
+    return next((message.text for message in reversed(messages) if message.role == "user"), "")
+
+
+def hide_functions(example: Example) -> Example:
+    """Teach to find the called functions among those of many samples, without having read any.
+
+    The cards leave the context and there is no answer to write: what remains is the decision state, to be
+    matched with the cards of all hidden examples of a micro-batch (`Batch.retrieval`).
+    """
+    assert example.selection is not None and not example.selection[-1], "no function here is right"
+    return replace(example, target=Target(ids=example.target.ids[:1]), hidden=True, trigger=-1, presence=[])
 
 
 def build_example(
@@ -79,7 +94,7 @@ def build_example(
     specs = sample.specs
     target = renderer.target(last, specs, source)
     cards, lexical, required = function_inputs(renderer, specs, before)
-    example = Example(source, target, cards, lexical, required, processed, specs=specs)
+    example = Example(source, target, cards, lexical, required, processed, specs=specs, asked=asked_by(before))
     if specs:
         _function_labels(example, sample, last, specs)
     if sample.task == "caption" and processed:

@@ -18,6 +18,8 @@ from multimodal_ai.data.examples import Example
 from multimodal_ai.data.image_processor import ProcessedImage
 from multimodal_ai.data.rendering import COPYABLE_ROLES, TEXT, Card
 from multimodal_ai.data.tokenizer import SPECIAL_TOKENS
+from multimodal_ai.functions.lexical import lexical_scores
+from multimodal_ai.functions.schema import FunctionSpec
 
 IGNORED = -100
 IN_TEXT = -2
@@ -32,8 +34,10 @@ class Batch:
     parameter being filled, function * P + parameter, IN_TEXT in text that may copy, or -1; copy: int[B, T]
     source position or -1; copyable: bool[B, S]; written: int[B, T, WRITTEN] the last tokens written before
     each label, the latest first, without spaces, -1 none; space: int[] the id of a space; trigger: int[B] or
-    -1; selection: float[B, F + 1], a row of zeros for unknown; presence: int[B, F, P], -1 unknown; origins:
-    one description a row.
+    -1; selection: float[B, F + 1], a row of zeros for unknown; presence: int[B, F, P], -1 unknown;
+    retrieval: float[B, U], the share of each text in what must be found, a row of zeros for examples whose
+    functions are listed; retrieval_lexical: float[B, U] their word overlap; retrieval_candidates: bool[U];
+    origins: one description a row.
     """
 
     source_ids: Tensor
@@ -67,6 +71,9 @@ class Batch:
     trigger: Tensor
     selection: Tensor
     presence: Tensor
+    retrieval: Tensor
+    retrieval_lexical: Tensor
+    retrieval_candidates: Tensor
     origins: list[str]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -129,7 +136,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
 
     S = rounded(max(len(example.source.ids) for example in examples), multiple)
     T = rounded(max(len(example.target.ids) for example in examples), multiple)
-    F = max(len(example.cards) for example in examples)
+    F = max(0 if example.hidden else len(example.cards) for example in examples)
     G = max(len(example.images) for example in examples)
     card_index = np.full((B, F), -1, dtype=np.int64)
     image_index = np.full((B, G), -1, dtype=np.int64)
@@ -139,6 +146,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
     value, weight = np.full((B, T), -1, dtype=np.int64), np.zeros((B, T), dtype=np.float32)
     written = np.full((B, T, WRITTEN), -1, dtype=np.int64)
     pair_image, pair_text = list[int](), list[int]()
+    hidden = dict[int, FunctionSpec]()  # by the number of the text
     for row, example in enumerate(examples):
         numbers = [image_number(image) for image in example.images]
         image_index[row, : len(numbers)] = numbers
@@ -146,6 +154,9 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
             slots[row, position] = True
             slot_image.append(numbers[image])
             slot_token.append(token)
+        if example.hidden:
+            hidden.update(zip(map(text_number, example.cards), example.specs, strict=True))
+            continue
         for number, card in enumerate(example.cards):
             card_index[row, number] = text_number(card)
             required[row, number, : len(example.required[number])] = example.required[number]
@@ -166,7 +177,13 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
             pair_image.append(numbers[0])
             pair_text.append(text_number(example.caption))
     cards = [card for _, card in texts.values()]
-    cards += [Card((), (), (), "")] * (rounded(len(cards), multiple) - len(cards))
+    U = rounded(len(cards), multiple)
+    retrieval, retrieval_lexical = np.zeros((B, U), dtype=np.float32), np.zeros((B, U), dtype=np.float32)
+    for row, example in enumerate(examples):
+        if example.hidden and example.selection is not None:
+            retrieval[row, [text_number(card) for card in example.cards]] = example.selection[:-1]
+            retrieval_lexical[row, list(hidden)] = lexical_scores(example.asked, list(hidden.values()))
+    cards += [Card((), (), (), "")] * (U - len(cards))
     L = rounded(max((len(card.ids) for card in cards), default=0), multiple)
     role = pad_rows([example.source.role for example in examples], 0, S)
     N = max((len(image.patches) for _, image in images.values()), default=0)
@@ -210,5 +227,8 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
         trigger=torch.tensor([example.trigger for example in examples], dtype=torch.long),
         selection=tensor(selection),
         presence=tensor(presence),
+        retrieval=tensor(retrieval),
+        retrieval_lexical=tensor(retrieval_lexical),
+        retrieval_candidates=tensor(np.isin(np.arange(U), list(hidden))),
         origins=[example.origin for example in examples],
     )

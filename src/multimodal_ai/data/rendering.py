@@ -39,6 +39,7 @@ class RenderingConfig(ConfigModel):
     max_parameters: int = 32  # of one function
     image_slots: Literal["patches", "one"] = "patches"  # "one" for cross-attention fusion
     merge: int = 2  # as the model's fusion.merge
+    long_history: Literal["refuse", "drop_oldest"] = "refuse"  # conversations beyond max_source
     call_weight: float = 2.0  # loss weight of the tokens of a call, against 1 for text
 
 
@@ -50,6 +51,7 @@ class Source:
     space: list[bool] = field(default_factory=list)  # a space stood before this token
     role: list[int] = field(default_factory=list)
     slots: list[tuple[int, int, int]] = field(default_factory=list)  # position, image of the sample, visual token
+    dropped_turns: int = 0  # that stood at the beginning and did not fit
 
     def special(self, token: int, role: int) -> None:
         """Append one special token."""
@@ -169,10 +171,12 @@ class Renderer:
         """
         special, space = self.tokenizer.special, self.tokenizer.space
         source, image = Source(), 0
+        starts: list[int] = []
         opening = {"system": special.system, "user": special.user, "assistant": special.assistant}
         roles = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT, "tool": RESULT}
         for message in messages:
             role = roles[message.role]
+            starts.append(len(source.ids))
             source.special(opening.get(message.role, special.result), role)
             if message.role == "tool" and message.name:
                 source.content(self._encode(f"{message.name}: "), ASSISTANT, space)
@@ -194,9 +198,29 @@ class Renderer:
                 source.special(special.result_end, RESULT)
         if image != len(grids):
             raise ValueError(f"the messages hold {image} image parts but {len(grids)} images were given")
+        if len(source.ids) > self.config.max_source and self.config.long_history == "drop_oldest":
+            self._drop_oldest(source, messages, starts)
         if len(source.ids) > self.config.max_source:
             raise TooLong(f"the conversation has {len(source.ids)} tokens, the limit is {self.config.max_source}")
         return source
+
+    def _drop_oldest(self, source: Source, messages: Sequence[Any], starts: Sequence[int]) -> None:
+        """Cut the oldest turns out, whole, up to the first user turn from which everything fits.
+
+        System turns stay, and so do images: where one stands in what would have to go, nothing does.
+        """
+        first = next((number for number, message in enumerate(messages) if message.role != "system"), 0)
+        begin = starts[first]
+        for number in range(first + 1, len(messages)):
+            end = starts[number]
+            if messages[number].role != "user" or len(source.ids) - (end - begin) > self.config.max_source:
+                continue
+            if not any(begin <= position < end for position, _, _ in source.slots):
+                for values in (source.ids, source.space, source.role):
+                    del values[begin:end]
+                moved = [(p - (end - begin) if p >= end else p, image, token) for p, image, token in source.slots]
+                source.slots, source.dropped_turns = moved, number - first
+            return
 
     def _slots(self, grid: tuple[int, int]) -> int:
         return 1 if self.config.image_slots == "one" else grid[0] * grid[1] // self.config.merge**2

@@ -57,12 +57,12 @@ def lexical_scores(request: str, specs: Sequence[FunctionSpec], k1: float = 1.2,
     if not query or not cards:
         return [0.0] * len(cards)
     average = sum(card.total() for card in cards) / len(cards) or 1.0
+    found_in = {word: sum(word in card for card in cards) for word in query}
     scores = []
     for card in cards:
         score = 0.0
         for word in query & card.keys():
-            frequency = sum(word in other for other in cards)
-            rarity = math.log1p((len(cards) + 10 - frequency) / (frequency + 0.5))
+            rarity = math.log1p((len(cards) + 10 - found_in[word]) / (found_in[word] + 0.5))
             count = card[word]
             score += rarity * count * (k1 + 1) / (count + k1 * (1 - b + b * card.total() / average))
         scores.append(score / len(query))

@@ -29,6 +29,7 @@ from multimodal_ai.functions.call_parser import ParserEvent
 from multimodal_ai.functions.grammar import GrammarCompiler
 from multimodal_ai.functions.schema import FunctionSpec, validate_arguments
 from multimodal_ai.inference.requests import ArgumentSource, Call, Delta, Reply, Request
+from multimodal_ai.inference.retrieval import Retriever
 from multimodal_ai.inference.sampling import Sampler
 from multimodal_ai.inference.steering import Steering
 from multimodal_ai.models.decoder import Context
@@ -73,6 +74,7 @@ class Engine:
         self.renderer = Renderer(tokenizer, self.processing.rendering)
         self.images = ImageProcessor(self.processing.image.model_copy(update={"augment": None}))
         self.grammars = GrammarCompiler(tokenizer)
+        self.retriever = Retriever(self.model, self.renderer, self._states)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> Engine:
@@ -100,6 +102,7 @@ class Engine:
     def _run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Delta]]:
         if not requests:
             return
+        requests = [self.retriever.narrowed(request) for request in requests]
         examples = [self._example(request) for request in requests]
         batch = self._collate(examples)
         model, device = self.model, self.model.device
@@ -258,6 +261,13 @@ class Engine:
             texts = model.encode_texts(batch.text_ids, batch.text_space, batch.text_lengths)
         return model.encode(batch, visual, texts)
 
+    def _states(self, requests: Sequence[Request]) -> Tensor:
+        """float[n, D] the decision state of each request."""
+        batch = self._collate([self._example(request) for request in requests])
+        context = self._encode(batch)
+        _, first = self.model.decoder(self.model.embed_target(batch.target_ids), batch.target_lengths, context)
+        return self._scores(first, context, batch)[0].state
+
     def _scores(self, first: Tensor, context: Context, batch: Batch) -> tuple[FunctionScores, Tensor | None]:
         head = self.model.head
         parameters = None
@@ -268,6 +278,8 @@ class Engine:
     def _start(self, request: Request, example: Example, scores: FunctionScores, number: int) -> _Row:
         specs: tuple[FunctionSpec, ...] = example.specs
         reply = Reply(usage={"prompt_tokens": len(example.source.ids) + sum(len(card.ids) for card in example.cards)})
+        if example.source.dropped_turns:
+            reply.usage["dropped_turns"] = example.source.dropped_turns
         selection: dict[str, float] = {}
         presence: list[list[float]] = []
         if specs:

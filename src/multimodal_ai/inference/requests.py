@@ -73,7 +73,8 @@ class Reply:
 
     trigger: probabilities of answer, call, ask_missing and cannot; None without functions. selection: the
     functions with their probabilities, best first. logprobs: natural logarithms, one a token, where asked
-    for. usage counts source and written tokens, and how many of these the grammar forced.
+    for. usage counts source and written tokens, how many of these the grammar forced, and turns
+    that were dropped because the conversation is longer than the model reads.
     """
 
     content: str = ""

@@ -126,6 +126,13 @@ class FunctionCallingHead(nn.Module):
         """Normalised selection keys of cards: float[U, width] pooled -> float[U, width]."""
         return F.normalize(self.selection_key(pooled).float(), dim=-1)
 
+    def match(self, state: Tensor, keys: Tensor, lexical: Tensor) -> Tensor:
+        """Scores of any number of functions, none of which the state has seen: float[n, D] states, float[U, width]
+        keys of cards, float[n, U] word-overlap scores -> float[n, U] logits.
+        """
+        query = F.normalize(self.selection_query(state).float(), dim=-1)
+        return self.selection_scale.exp() * query @ keys.T + self.lexical_scale * lexical
+
     def _presence(self, state: Tensor, context: Context, parameters: Tensor) -> Tensor:
         """Does the conversation give this parameter a value? parameters: float[B, F, P, D] -> float[B, F, P]."""
         query = self.presence_query(parameters)

@@ -84,14 +84,15 @@ class ModelInputs(Protocol):
 
 @dataclass
 class ModelOutput:
-    """decoder_states: float[B, T, D]; context; function scores; embeddings of the pairs, float[C, E], normalised;
-    visual: the visual tokens of the pairs' images.
+    """decoder_states: float[B, T, D]; context; function scores; float[U, E] pooled standalone texts; embeddings of
+    the pairs, float[C, E], normalised; visual: the visual tokens of the pairs' images.
     """
 
     decoder_states: Tensor
     context: Context
     scores: FunctionScores
     parameters: Tensor | None
+    pooled_texts: Tensor
     image_embeddings: Tensor
     text_embeddings: Tensor
     visual: VisualTokens
@@ -230,11 +231,10 @@ class MultimodalModel(nn.Module):
             context,
             scores,
             parameters,
+            texts.pooled,
             image_embeddings.index_select(0, batch.pair_image),
             text_embeddings.index_select(0, batch.pair_text),
-            VisualTokens(
-                visual.tokens.index_select(0, batch.pair_image), visual.valid.index_select(0, batch.pair_image)
-            ),
+            visual.of(batch.pair_image),
         )
 
     def _touch(self, *results: Tensor) -> Tensor:

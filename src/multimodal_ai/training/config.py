@@ -122,6 +122,15 @@ class EvalConfig(ConfigModel):
     examples: NonNegativeInt = Field(default=8, description="samples of each source answered, for the trackers")
 
 
+class CalibrationConfig(ConfigModel):
+    """Temperature of the trigger, fitted when the stage is done and saved with the model."""
+
+    sources: dict[str, SourceConfig] = Field(
+        default={}, description="data by name, of functions that are in no training source; none: no calibration"
+    )
+    samples: PositiveInt = Field(default=1024, description="samples of all sources together, by their weights")
+
+
 class LoggingConfig(ConfigModel):
     """What is written down, how often and where."""
 
@@ -179,6 +188,7 @@ class TrainConfig(TrainerConfig):
         default=None, description="output_dir of the stage before, or a folder of a trained model"
     )
     data: DataConfig
+    calibration: CalibrationConfig = CalibrationConfig()
 
     @model_validator(mode="after")
     def _has_origin(self) -> TrainConfig:
@@ -190,6 +200,6 @@ class TrainConfig(TrainerConfig):
 
 # Keys that change neither the data, nor the model, nor the steps: a run may continue with other values.
 _FREE_PATHS = ("output_dir", "init_from", "tokenizer")
-_FREE_SECTIONS = ("checkpoint", "eval", "logging")
+_FREE_SECTIONS = ("checkpoint", "eval", "calibration", "logging")
 _FREE_MEANS = ("batch.micro_size", "workers", "activation_checkpointing", "compile", "strategy", "hsdp_shard_size")
 FREE_KEYS = frozenset({*_FREE_PATHS, *_FREE_SECTIONS, *_FREE_MEANS})

@@ -7,7 +7,8 @@ still hangs on the graph.
 
 Terms: `language` (next token; inside argument values and in answers to a function's result through the
 pointer-generator mixture), `contrastive` (sigmoid loss over image-text pairs), `trigger`,
-`selection`, `presence`, `copy_gate`, `copy_span`, `bag_of_words` (a caption's words from visual tokens).
+`selection` (among the functions listed), `retrieval` (among those of all hidden examples of the micro-batch),
+`presence`, `copy_gate`, `copy_span`, `bag_of_words` (a caption's words from visual tokens).
 """
 
 from __future__ import annotations
@@ -21,12 +22,23 @@ from multimodal_ai.data.tokenizer import SPECIAL_TOKENS
 from multimodal_ai.models.function_head import continuation, copied_ids
 from multimodal_ai.models.multimodal_model import ModelOutput, MultimodalModel
 
-TERMS = ("language", "contrastive", "trigger", "selection", "presence", "copy_gate", "copy_span", "bag_of_words")
+TERMS = (
+    "language",
+    "contrastive",
+    "bag_of_words",
+    "trigger",
+    "selection",
+    "retrieval",
+    "presence",
+    "copy_gate",
+    "copy_span",
+)
 DEFAULT_WEIGHTS = {
     "language": 1.0,
     "contrastive": 1.0,
     "trigger": 0.5,
     "selection": 0.5,
+    "retrieval": 0.5,
     "presence": 0.3,
     "copy_gate": 0.3,
     "copy_span": 0.2,
@@ -40,6 +52,13 @@ def _rounded(mask: Tensor, multiple: int = 64) -> tuple[Tensor, Tensor]:
     added = -len(places) % multiple
     real = torch.arange(len(places) + added, device=mask.device) < len(places)
     return F.pad(places, (0, added)), real
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Sum over rows of the cross-entropy with the distributions `target`; a row of zeros adds nothing."""
+    # where() keeps the -inf of absent functions out of the product and of its gradient
+    log_probability = F.log_softmax(logits, dim=-1)
+    return -(target * torch.where(target > 0, log_probability, torch.zeros_like(log_probability))).sum()
 
 
 class TrainingObjective(nn.Module):
@@ -62,6 +81,7 @@ class TrainingObjective(nn.Module):
             "contrastive": float(len(batch.pair_image)),
             "trigger": float((batch.trigger >= 0).sum()),
             "selection": float((batch.selection.sum(1) > 0).sum()),
+            "retrieval": float((batch.retrieval.sum(1) > 0).sum()),
             "presence": float((batch.presence >= 0).sum()),
             "copy_gate": float(value.sum()),
             "copy_span": float((value & (batch.copy >= 0)).sum()),
@@ -75,18 +95,14 @@ class TrainingObjective(nn.Module):
         scores = out.scores
         zero = language * 0.0
         trigger = F.cross_entropy(scores.trigger, batch.trigger, ignore_index=-1, reduction="sum")
-        known = batch.selection.sum(1) > 0
-        # where() keeps the -inf of absent functions out of the product and of its gradient
-        log_probability = F.log_softmax(scores.selection, dim=-1)
-        chosen = torch.where(batch.selection > 0, log_probability, torch.zeros_like(log_probability))
-        selection = -(batch.selection * chosen)[known].sum() if len(known) else zero
+        selection = _cross_entropy(scores.selection, batch.selection)
         labelled = batch.presence >= 0
         presence = F.binary_cross_entropy_with_logits(
             scores.presence[labelled], batch.presence[labelled].float(), reduction="sum"
         )
         contrastive = self._contrastive(out, batch)
-        words = self._bag_of_words(out, batch)
-        terms = (language, contrastive, trigger, selection, presence, gate, span, words)
+        words, retrieval = self._bag_of_words(out, batch), self._retrieval(out, batch)
+        terms = (language, contrastive, words, trigger, selection, retrieval, presence, gate, span)
         return {name: term.float() + zero for name, term in zip(TERMS, terms, strict=True)}
 
     def _language(self, out: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,6 +150,14 @@ class TrainingObjective(nn.Module):
         pointed = attention.gather(1, where.clamp(min=0)[:, None]).squeeze(1)
         span_loss = -(pointed * ((where >= 0) & filling)).sum()
         return language, gate_loss, span_loss
+
+    def _retrieval(self, out: ModelOutput, batch: Batch) -> Tensor:
+        """InfoNCE over the cards of all hidden examples of the micro-batch (van den Oord et al., arXiv 1807.03748),
+        summed over these examples.
+        """
+        rows, head = batch.retrieval.sum(1) > 0, self.model.head
+        scores = head.match(out.scores.state[rows], head.card_keys(out.pooled_texts), batch.retrieval_lexical[rows])
+        return _cross_entropy(scores.masked_fill(~batch.retrieval_candidates, float("-inf")), batch.retrieval[rows])
 
     def _contrastive(self, out: ModelOutput, batch: Batch) -> Tensor:
         """Sigmoid loss over all pairs of the micro-batch (SigLIP, arXiv 2303.15343), summed over images and

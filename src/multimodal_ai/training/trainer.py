@@ -369,7 +369,7 @@ class Trainer:
                 cast(Any, model).save_pretrained(folder)
                 for hook in self.on_save:
                     hook(folder)
-            except OSError as caught:
+            except (OSError, ValueError) as caught:
                 error = caught
         agreed = self.distribution.agree(error)
         if agreed is not None:

@@ -38,11 +38,10 @@ def samples() -> dict[str, list[Sample]]:
 
 
 def test_hundreds_of_functions_and_none_in_both_splits() -> None:
-    train = {function.key for function in functions("train")}
-    test = {function.key for function in functions("test")}
-    assert len(train) + len(test) >= 600
-    assert not train & test
-    assert 0.15 < len(test) / (len(train) + len(test)) < 0.25
+    train, calibration, test = ({f.key for f in functions(split)} for split in ("train", "calibration", "test"))
+    every = len(train | calibration | test)
+    assert every == len(train) + len(calibration) + len(test) >= 600
+    assert 0.15 < len(test) / every < 0.25 and 0.03 < len(calibration) / every < 0.08
 
 
 def test_samples_show_functions_of_their_split_only(samples: dict[str, list[Sample]]) -> None:
@@ -51,7 +50,7 @@ def test_samples_show_functions_of_their_split_only(samples: dict[str, list[Samp
         for split in RECIPE.splits
     }
     names = {split: {spec.name for sample in rows for spec in sample.specs} for split, rows in samples.items()}
-    assert names["test"] <= surfaces["test"]
+    assert names["test"] <= surfaces["test"] and names["calibration"] <= surfaces["calibration"]
     assert {name for name in names["train"] if not name.startswith("fn_")} <= surfaces["train"]
     assert {sample.meta["function"] for sample in samples["test"] if "function" in sample.meta} <= {
         function.key for function in functions("test")

@@ -18,6 +18,7 @@ from multimodal_ai.data.recipes import (
     books,
     clinc150,
     emoji_noto,
+    function_search,
     nlvr,
     openclipart,
     openstax_text,
@@ -245,3 +246,40 @@ def test_refused_calls_show_no_function_of_their_service(data_folder: Path) -> N
         if refused.meta["trigger"] == "cannot" and called.meta["trigger"] == "call":
             gone = {call.name for call in called.messages[-1].tool_calls}
             assert not gone & {spec.name for spec in refused.specs}
+
+
+def test_calibration_services_stand_in_no_training_dialogue(data_folder: Path) -> None:
+    def services(split: str) -> list[set[str]]:
+        dialogues = read_jsonl_xz(data_folder / "sgd_dialogues_train.jsonl.xz")
+        ids = {sample.meta["dialogue"] for sample in first("sgd", data_folder, 1_500, split)}
+        return [set(dialogue["services"]) for dialogue in dialogues if dialogue["id"] in ids]
+
+    train, calibration = services("train"), services("calibration")
+    held_out = {s for d in [*train, *calibration] for s in d if not sgd.in_service_split(s, "train")}
+    assert len(held_out) >= 2 and len(train) > 50 and len(calibration) > 50
+    assert not any(d & held_out for d in train) and all(d & held_out for d in calibration)
+    tools = sgd.read_catalogues(RecipeContext(data_folder), "train")["original"].tools
+    hidden = {card["function"]["name"] for name, card in tools.items() if name.split(".")[0] in held_out}
+    shown = {spec.name for sample in first("sgd", data_folder, 1_500) for spec in sample.specs}
+    assert hidden and not hidden & shown
+
+
+def test_no_training_sample_shows_a_function_that_only_the_test_split_calls(data_folder: Path) -> None:
+    requests = list(read_jsonl_xz(data_folder / sealtools.CALLS))
+    unseen = sealtools.called(requests, "test") - sealtools.called(requests, "train")
+    assert len(unseen) > 500
+    for name in ("sealtools", "function_search"):
+        shown = {spec.name for sample in first(name, data_folder, 5_000) for spec in sample.specs}
+        assert len(shown) > 500 and not shown & {sealtools.function_name(api) for api in unseen}, name
+
+
+def test_a_need_names_the_card_by_its_meaning(data_folder: Path) -> None:
+    assert function_search._in_words("getGNUFileSize_v2") == "get gnu file size v 2"
+    samples = first("function_search", data_folder, 3_000)
+    assert all(len(sample.specs) == 1 for sample in samples)
+    bare = [sample for sample in samples if not sample.specs[0].description]
+    asking = [sample for sample in samples if sample.meta["trigger"] == "ask_missing"]
+    assert len(bare) > 100 and len(asking) > 300
+    for sample in asking:
+        function, parameter = sample.meta["asks_for"]
+        assert sample.specs[0].name == function and parameter in sample.specs[0].required

@@ -214,9 +214,14 @@ def hash_fraction(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
-def in_split(key: str, split: str, test_share: float = 0.2) -> bool:
-    """Whether the group `key` belongs to `split`: `test` takes `test_share` of all groups by hash."""
-    return (hash_fraction(key) < test_share) == (split == "test")
+def in_split(key: str, split: str, test_share: float = 0.2, calibration_share: float = 0.0) -> bool:
+    """Whether the group `key` belongs to `split`: `test` takes `test_share` of all groups by hash, `calibration`
+    the `calibration_share` behind it, `train` the rest.
+    """
+    place = hash_fraction(key)
+    if place < test_share:
+        return split == "test"
+    return split == ("calibration" if place < test_share + calibration_share else "train")
 
 
 def shuffled(items: Iterable[Any], *key: object) -> list[Any]:

@@ -2,8 +2,8 @@
 
 Every pair (action, object) is one function with a few surfaces: names, parameter names and descriptions
 differ. A sample shows one to five cards and a request that must be called, answered, asked about or
-refused. Pairs are divided between train and test by hash, so a test function was never seen; wordings of
-requests are partly held out too.
+refused. Pairs are divided between train, calibration and test by hash, so a test function was never seen;
+wordings of requests are partly held out too, from calibration as well.
 
 Source: generated here. Licence: Apache-2.0, as the project. Split: by (action, object).
 """
@@ -36,6 +36,7 @@ from multimodal_ai.data.recipes.function_words import ACTIONS, FIELDS, NUMBER_WO
 SURFACES = 4
 TRIGGER_SHARES = {"call": 0.5, "answer": 0.2, "ask_missing": 0.15, "cannot": 0.15}
 PARALLEL_SHARE = 0.08
+CALIBRATION_SHARE = 0.05
 MASKED_SHARE = 0.15
 FOLLOW_UP_SHARE = 0.3
 OPTIONAL_SHARE = 0.3
@@ -106,7 +107,7 @@ def functions(split: str) -> tuple[Function, ...]:
         for kind, pairs in OBJECTS.items()
         for noun, spoken in pairs
         for action in ACTIONS[kind]
-        if in_split((function := Function(kind, action, noun, spoken)).key, split)
+        if in_split((function := Function(kind, action, noun, spoken)).key, split, calibration_share=CALIBRATION_SHARE)
     )
 
 
@@ -356,7 +357,7 @@ RECIPE = Recipe(
     name=NAME,
     licence="Apache-2.0 (generated)",
     description="requests over generated function cards: call, answer, ask for a missing value, refuse",
-    splits=("train", "test"),
+    splits=("train", "calibration", "test"),
     rows=rows,
-    sizes={"train": 30_000, "test": 2_000},
+    sizes={"train": 30_000, "calibration": 2_000, "test": 2_000},
 )

@@ -2,7 +2,8 @@
 
 Types become JSON Schema types. Requests whose calls need the result of another one are left out, for the
 results are not known, and so are calls that break their own schema. Half of the distractors come from the
-same field. One request of seven is shown without its functions and refused.
+same field. One request of seven is shown without its functions and refused. Functions that are called in
+the test split alone are not shown in training.
 
 Source: `sealtools_tools.jsonl.xz`, `sealtools_calls.jsonl.xz` (Seal-Tools, M. Wu et al. 2024). Licence:
 Apache-2.0. Split: official (`val` is the test split).
@@ -11,7 +12,7 @@ Apache-2.0. Split: official (`val` is the test split).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from multimodal_ai.data.recipes.common import (
@@ -54,15 +55,24 @@ def coerce(value: Any, schema: dict[str, Any]) -> Any:
     return value
 
 
+def called(requests: Iterable[dict[str, Any]], split: str) -> set[str]:
+    """Names of the functions that the requests of a split call."""
+    return {call["api"] for one in requests if one["split"] == SPLITS[split] for call in one["calling"]}
+
+
 def rows(context: RecipeContext, split: str) -> Iterator[Row]:
     """One request a row, in the seed's order."""
+    everything = list(read_jsonl_xz(context.file(CALLS)))
     entries = list(read_jsonl_xz(context.file(TOOLS)))
+    if split == "train":
+        unseen = called(everything, "test") - called(everything, "train")
+        entries = [entry for entry in entries if entry["api_name"] not in unseen]
     tools = {entry["api_name"]: convert(entry) for entry in entries}
     fields: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for entry in entries:
         fields[entry["field"]].append(tools[entry["api_name"]])
     field_of = {entry["api_name"]: entry["field"] for entry in entries}
-    requests = [one for one in read_jsonl_xz(context.file(CALLS)) if one["split"] == SPLITS[split]]
+    requests = [one for one in everything if one["split"] == SPLITS[split]]
     stream(NAME, context.seed, split).shuffle(requests)
     for request in requests:
         rng = stream(NAME, context.seed, request["id"])

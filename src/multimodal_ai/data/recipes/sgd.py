@@ -8,7 +8,7 @@ A dialogue ends before a call that breaks its own schema.
 
 Source: `sgd_dialogues_{train,dev}.jsonl.xz`, `sgd_tools_{train,dev}.json.xz`, `sgdx_tools.json.xz` (Google
 DSTC8, SGD-X). Licence: CC BY-SA 4.0. Split: official, `dev` is the test split, with services not seen in
-training.
+training. Some services of the training dialogues, by hash, are for calibration: no training sample shows them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from multimodal_ai.data.recipes.common import (
     assistant,
     calling,
     function_name,
+    in_split,
     offer,
     read_json_xz,
     read_jsonl_xz,
@@ -38,7 +39,8 @@ from multimodal_ai.data.recipes.common import (
 from multimodal_ai.functions.schema import FunctionSpec, validate_arguments
 
 NAME = "sgd"
-SPLITS = {"train": "train", "test": "dev"}
+SPLITS = {"train": "train", "calibration": "train", "test": "dev"}
+CALIBRATION_SHARE = 0.24
 VARIANTS = ("v1", "v2", "v3", "v4", "v5")
 PARAPHRASED_SHARE = 0.4
 REFUSED_SHARE = 1 / 12
@@ -93,9 +95,21 @@ def read_catalogues(context: RecipeContext, part: str) -> dict[str, Catalogue]:
     return catalogues
 
 
-def _dialogue_rows(dialogue: dict[str, Any], catalogue: Catalogue, rng: Random, wording: str) -> Iterator[Row]:
+def in_service_split(service: str, split: str) -> bool:
+    """Whether dialogues with this service may stand in the split."""
+    return split == "test" or in_split(f"{NAME} {service}", split, 0.0, CALIBRATION_SHARE)
+
+
+def _dialogue_rows(
+    dialogue: dict[str, Any], catalogue: Catalogue, rng: Random, wording: str, split: str
+) -> Iterator[Row]:
     """The decisions of one dialogue, each with all that was said before as context."""
     service_of = {name: name.split(".")[0] for name in catalogue.tools}
+    service_of = {
+        name: service
+        for name, service in service_of.items()
+        if service in dialogue["services"] or in_service_split(service, split)
+    }
     own = [catalogue.tools[name] for name, service in service_of.items() if service in dialogue["services"]]
     foreign = [catalogue.tools[name] for name, service in service_of.items() if service not in dialogue["services"]]
     listed = offer(rng, own, foreign, rng.randint(0, 2))
@@ -140,17 +154,20 @@ def rows(context: RecipeContext, split: str) -> Iterator[Row]:
     dialogues = list(read_jsonl_xz(context.file(f"sgd_dialogues_{part}.jsonl.xz")))
     stream(NAME, context.seed, split).shuffle(dialogues)
     for dialogue in dialogues:
+        held_out = any(not in_service_split(service, "train") for service in dialogue["services"])
+        if split != "test" and held_out != (split == "calibration"):
+            continue
         rng = stream(NAME, context.seed, split, dialogue["id"])
         paraphrase = split == "train" and rng.random() < PARAPHRASED_SHARE
         wording = rng.choice(VARIANTS) if paraphrase else "original"
-        yield from _dialogue_rows(dialogue, catalogues[wording], rng, wording)
+        yield from _dialogue_rows(dialogue, catalogues[wording], rng, wording, split)
 
 
 RECIPE = Recipe(
     name=NAME,
     licence="CC BY-SA 4.0 (Schema-Guided Dialogue, SGD-X)",
     description="task dialogues: call, ask, confirm, answer, refuse",
-    splits=("train", "test"),
+    splits=("train", "calibration", "test"),
     rows=rows,
     files=(
         "sgd_dialogues_train.jsonl.xz",

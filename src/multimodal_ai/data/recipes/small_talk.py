@@ -127,10 +127,10 @@ def exchange(rng: Random, split: str) -> tuple[str, str]:
         start = rng.choice(_THANKS_HELD_OUT if test and rng.random() < 0.5 else _THANKS)
         return start + rng.choice(_THANKS_TAILS), rng.choice(_WELCOME)
     if pick < 0.6:
-        return rng.choice(_TALK[split])
+        return rng.choice(_TALK["test" if test else "train"])
     asks = _ASK_FACT_HELD_OUT if test and rng.random() < 0.5 else _ASK_FACT
     if pick < 0.9:
-        question, answer = rng.choice(_FACTS[split])
+        question, answer = rng.choice(_FACTS["test" if test else "train"])
         return rng.choice(asks).format(question), answer[0].upper() + answer[1:] + "."
     word, operation = rng.choice(_OPERATIONS)
     a, b = rng.randint(2, 9), rng.randint(2, 9)
