@@ -32,11 +32,6 @@ class Scripted:
         return [Call("c", request.tools[0].name, self.arguments, 0.5)] if self.ended else []  # type: ignore[union-attr]
 
 
-@pytest.fixture
-def untrained(small_model, small_tokenizer) -> Engine:  # type: ignore[no-untyped-def]
-    return Engine(small_model, small_tokenizer)
-
-
 def test_an_untrained_model_makes_valid_calls_only(untrained: Engine) -> None:
     result = schemas.run(untrained, RecipeContext(limit=40), batch_size=16)
     assert result.metrics["valid"] == 1.0

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from typing import Any
 from multimodal_ai.data.messages import Sample
 from multimodal_ai.data.recipes.common import RecipeContext
 from multimodal_ai.data.rows import load_rows
-from multimodal_ai.evaluation import calls, retrieval, schemas, text, vqa
-from multimodal_ai.evaluation.common import SuiteResult
+from multimodal_ai.evaluation import calls, retrieval, schemas, selection, text, vqa
+from multimodal_ai.evaluation.common import SuiteResult, spread_rows
 from multimodal_ai.utils.logger import is_main_process
 
 Suite = Callable[..., SuiteResult]
@@ -34,6 +33,7 @@ SUITES: dict[str, Suite] = {
 }
 BENCHMARKS: dict[str, Callable[[Any, RecipeContext, int], SuiteResult]] = {
     "schemas": schemas.run,
+    "selection": selection.run,
 }
 _JUDGED_BY: dict[str, Callable[[Sample], bool]] = {
     "text": lambda sample: sample.task == "text",
@@ -148,15 +148,6 @@ def _engine(model: str | Path, device: str) -> Any:
 def metrics_of(results: Mapping[str, SuiteResult]) -> dict[str, dict[str, float]]:
     """`{suite: {metric: value}}`."""
     return {name: dict(result.metrics) for name, result in results.items()}
-
-
-def spread_rows(count: int, limit: int | None) -> list[int]:
-    """At most `limit` of `count` row numbers in order, the same ones every time."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit: expected at least 1 row, got {limit}")
-    if limit is None or limit >= count:
-        return list(range(count))
-    return sorted(random.Random(0).sample(range(count), limit))
 
 
 def load_samples(path: str | Path, limit: int | None = None) -> list[Sample]:
