@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -146,6 +146,11 @@ def question_of(messages: Sequence[Message]) -> str:
     return next((message.text for message in reversed(messages) if message.role == "user"), "")
 
 
+def last_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The text of the last user message of a conversation in plain form."""
+    return next((str(message["content"]) for message in reversed(messages) if message["role"] == "user"), "")
+
+
 def source_of(sample: Sample) -> str:
     """Where a sample comes from, as its recipe wrote it."""
     return str(sample.meta.get("source", ""))
@@ -198,28 +203,30 @@ def spread(items: Sequence[T], limit: int | None) -> list[T]:
     return [items[row] for row in spread_rows(len(items), limit)]
 
 
-def ask_each(
-    ask: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], batch_size: int, description: str
-) -> list[R | str]:
-    """The answer to every item, asked for in batches; the reason where the model cannot take an item (too long).
+def take_each(ask: Callable[[Sequence[T]], Sequence[R]], batch: Sequence[T]) -> list[R | str]:
+    """The answer to every item of a batch; the reason where the model cannot take an item (too long).
 
     Suites with their own data meet requests and functions beyond a model's limits: they count as failed, and
     the others of the batch are asked again without them.
+    """
+    try:
+        return list(ask(batch))
+    except ValueError as error:  # also what a process that shares the work is told of another one's error
+        if len(batch) == 1:
+            return [str(error)]
+    half = len(batch) // 2
+    return [*take_each(ask, batch[:half]), *take_each(ask, batch[half:])]
+
+
+def ask_each(
+    ask: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], batch_size: int, description: str
+) -> list[R | str]:
+    """As `take_each`, in batches and with a progress bar.
 
     Raises:
         ValueError: where not one item of several could be taken.
     """
-
-    def take(batch: Sequence[T]) -> list[R | str]:
-        try:
-            return list(ask(batch))
-        except ValueError as error:  # also what a process that shares the work is told of another one's error
-            if len(batch) == 1:
-                return [str(error)]
-        half = len(batch) // 2
-        return [*take(batch[:half]), *take(batch[half:])]
-
-    found = [answer for batch in in_batches(items, batch_size, description) for answer in take(batch)]
+    found = [answer for batch in in_batches(items, batch_size, description) for answer in take_each(ask, batch)]
     if len(found) > 1 and all(isinstance(answer, str) for answer in found):
         raise ValueError(f"{description}: the model could take none of {len(found)}; the first: {found[0]}")
     return found
