@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from multimodal_ai.data.recipes import RecipeContext
+from multimodal_ai.data.recipes.common import TRIGGERS
 from multimodal_ai.evaluation import arguments, bfcl, trigger
 from multimodal_ai.inference import Engine
 from multimodal_ai.inference.requests import Call, Reply, Request
@@ -79,19 +80,13 @@ def call(**values: Any) -> list[Call]:
     return [Call("c", "New_1_Find", values, 0.9)]
 
 
-def filled(change: dict[str, Any]) -> RuleEngine:
+def filled(**change: Any) -> RuleEngine:
     """Calls with the right arguments but for `change`."""
-    return RuleEngine(
-        lambda request: Reply(
-            calls=call(city=asked_city(request), stars=3, **change)
-            if not change
-            else call(**{"city": asked_city(request), "stars": 3} | change)
-        )
-    )
+    return RuleEngine(lambda request: Reply(calls=call(**{"city": asked_city(request), "stars": 3, **change})))
 
 
 def test_right_arguments_are_exact_and_seen_services_are_left_out(source: RecipeContext) -> None:
-    engine = filled({})
+    engine = filled()
     found = arguments.run(engine, source, batch_size=5).metrics
     assert found["count"] == DIALOGUES
     assert found["sgd_unseen_exact"] == found["sgd_unseen_exact_required"] == found["exact"] == 1.0
@@ -102,20 +97,17 @@ def test_right_arguments_are_exact_and_seen_services_are_left_out(source: Recipe
 
 
 def test_wrong_and_invented_values_are_told_apart(source: RecipeContext) -> None:
-    found = arguments.run(filled({"stars": 5}), source).metrics
+    found = arguments.run(filled(stars=99), source).metrics
     assert found["sgd_unseen_exact"] == 0.0
     assert (found["exact/string"], found["exact/integer"]) == (1.0, 0.0)
     assert found["hallucinated"] == 0.5
-    copied = arguments.run(filled({"city": "3"}), source).metrics  # wrong, but out of the conversation
+    copied = arguments.run(filled(city="3"), source).metrics  # wrong, but out of the conversation
     assert copied["sgd_unseen_exact"] == 0.0 and copied["hallucinated"] == 0.0
 
 
 def test_a_model_that_does_not_call_is_asked_again_and_must(source: RecipeContext) -> None:
-    engine = RuleEngine(
-        lambda request: Reply(
-            calls=call(city=asked_city(request), stars=3) if request.tool_choice == "required" else []
-        )
-    )
+    right = filled()
+    engine = RuleEngine(lambda request: right.answer(request) if request.tool_choice == "required" else Reply())
     found = arguments.run(engine, source).metrics
     assert (found["sgd_unseen_exact"], found["sgd_unseen_exact_required"]) == (0.0, 1.0)
     assert len(engine.asked) == 2 * DIALOGUES
@@ -130,15 +122,9 @@ def test_decisions_on_unseen_services_and_on_bfcl(source: RecipeContext) -> None
         if str(tuple(request.messages)) in relevant:
             return Reply(trigger=deciding(0.9))
         if any("room" in str(message["content"]) for message in request.messages):
-            last = request.messages[-1]
             listed = any("New_1" in spec.name for spec in request.tools)  # type: ignore[union-attr]
-            cannot = not listed
-            kind = "cannot" if cannot else "call" if asked_city(request) else "answer"
-            kind = "ask_missing" if len(request.messages) == 1 and listed else kind
-            assert last["role"] in ("user", "tool")
-            return Reply(
-                trigger={name: 0.97 if name == kind else 0.01 for name in ("answer", "call", "ask_missing", "cannot")}
-            )
+            kind = "call" if asked_city(request) else "ask_missing" if len(request.messages) == 1 else "answer"
+            return Reply(trigger=dict.fromkeys(TRIGGERS, 0.01) | {kind if listed else "cannot": 0.97})
         return Reply(trigger=deciding(0.1))
 
     found = trigger.run(RuleEngine(decide), RecipeContext(source.source, limit=30), batch_size=16).metrics
