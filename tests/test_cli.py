@@ -281,6 +281,28 @@ def test_eval_writes_json_and_checks_what_is_required(tmp_path: Path, monkeypatc
     assert runner.invoke(app, [*base, "--require", "calls.nothing>=1"]).exit_code == 2
 
 
+def test_a_suite_with_its_own_data_needs_no_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    from multimodal_ai.evaluation import runner as evaluation
+    from multimodal_ai.evaluation.common import SuiteResult
+
+    asked: list[Any] = []
+
+    def suite(engine: Any, context: Any, batch_size: int) -> SuiteResult:
+        asked.append((context.source, context.limit, batch_size))
+        return SuiteResult({"valid": 1.0})
+
+    monkeypatch.setattr(evaluation, "_engine", lambda model, device: None)
+    monkeypatch.setitem(evaluation.BENCHMARKS, "schemas", suite)
+    base = ["eval", "-m", "x", "--suite", "schemas", "--device", "cpu"]
+    done = runner.invoke(app, [*base, "--limit", "5", "--from", "there", "--require", "schemas.valid>=1"])
+    assert done.exit_code == 0, done.output
+    assert asked == [(Path("there"), 5, 32)]
+    done = runner.invoke(app, [*base, "-d", "x.jsonl"])
+    assert done.exit_code == 2 and "suites schemas bring their own data" in done.output
+    done = runner.invoke(app, [*base[:3], "--device", "cpu"])
+    assert done.exit_code == 2 and "nothing to evaluate on" in done.output
+
+
 # -- ask ------------------------------------------------------------------------------------------------
 
 

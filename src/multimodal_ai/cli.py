@@ -114,13 +114,23 @@ _REQUIREMENT = re.compile(r"(\w+)\.([^<>=]+?)\s*(>=|<=)\s*([-+.\deE]+)")
 @app.command("eval")
 def evaluate(
     model: ModelOption,
-    data: Annotated[list[Path], typer.Option("--data", "-d", help="JSONL, Parquet or a folder. Repeatable.")],
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", "-d", help="JSONL, Parquet or a folder. Repeatable.")
+    ] = None,
     suite: Annotated[
         list[str] | None,
-        typer.Option(help="text, retrieval, vqa or calls; one for each --data, or all for one. Default: all that fit."),
+        typer.Option(
+            help="text, retrieval, vqa or calls; one for each --data, or all for one. Default: all that fit. "
+            "Or one with its own data: arguments, bfcl, schemas, selection, trigger. Repeatable."
+        ),
     ] = None,
+    source: Annotated[
+        Path, typer.Option("--from", help="Folder that holds the files of suites with their own data.")
+    ] = Path("../shared/data"),
     json_out: Annotated[Path | None, typer.Option("--json", help="Write {suite: {metric: value}} here.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows of each data set.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many rows of each data set, or cases of each kind.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Requests answered at once.")] = 32,
     require: Annotated[
         list[str] | None,
@@ -128,7 +138,7 @@ def evaluate(
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure a model on data it has not seen.
+    """Measure a model on data it has not seen; docs/evaluation.md says what each suite measures.
 
     [bold]Example[/]: multimodal-ai eval -m runs/quickstart --suite vqa -d data/easy_vqa/test.parquet --json vqa.json
     """
@@ -136,7 +146,7 @@ def evaluate(
     from multimodal_ai.utils.logger import is_main_process
 
     wanted = [_requirement(text) for text in require or ()]
-    results = evaluate_folder(model, data, suite or (), limit, json_out, batch_size, _device(device))
+    results = evaluate_folder(model, data or (), suite or (), limit, json_out, batch_size, _device(device), source)
     if not is_main_process():
         return
     for name, result in results.items():

@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 
 from multimodal_ai.data.messages import Sample
+from multimodal_ai.data.tokenizer import Tokenizer
+from multimodal_ai.inference import Engine
 from multimodal_ai.inference.requests import ArgumentSource, Call, Reply, Request
+from multimodal_ai.models import MultimodalModel
 
 CALL_TOKEN = 9
 
@@ -140,3 +143,9 @@ def caption_sample(colour: str, caption: str) -> Sample:
 @pytest.fixture
 def engine() -> RuleEngine:
     return RuleEngine()
+
+
+@pytest.fixture
+def untrained(small_model: MultimodalModel, small_tokenizer: Tokenizer) -> Engine:
+    """A real engine of random weights."""
+    return Engine(small_model, small_tokenizer)

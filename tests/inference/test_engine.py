@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from multimodal_ai.data.messages import Sample
 from multimodal_ai.evaluation.common import to_request
+from multimodal_ai.functions.lexical import lexical_scores
 from multimodal_ai.functions.schema import FunctionSpec, validate_arguments
 from multimodal_ai.inference import Engine, Reply, Request
 from multimodal_ai.inference.sampling import Sampler
@@ -237,3 +239,22 @@ def test_text_copies_from_a_result_and_only_then(engine: Engine) -> None:
     finally:
         with torch.no_grad():
             bias.copy_(before)
+
+
+def test_queries_and_keys_give_the_selection_of_the_head(engine: Engine) -> None:
+    specs = [
+        FunctionSpec("get_weather", "Weather of a city"),
+        FunctionSpec("log_reading", "Store a reading of a meter"),
+    ]
+    messages = [{"role": "user", "content": "Store the reading of the meter"}]
+    request = Request(messages, specs, max_tokens=1)
+    chosen = dict(engine.generate([request])[0].selection)
+    keys = engine.function_keys(specs)
+    queries = engine.selection_queries([request, Request([{"role": "user", "content": "Hello"}])])
+    assert keys.norm(dim=-1).tolist() == pytest.approx([1, 1]) == queries.norm(dim=-1).tolist()
+    scale, weight = engine.selection_weights
+    lexical = lexical_scores("Store the reading of the meter", specs)
+    first, second = (scale * float(queries[0] @ key) + weight * score for key, score in zip(keys, lexical, strict=True))
+    assert math.log(chosen["get_weather"] / chosen["log_reading"]) == pytest.approx(first - second, abs=1e-3)
+    assert torch.allclose(engine.function_keys(specs[1:])[0], keys[1], atol=1e-5)  # alone or with others
+    assert len(engine.function_keys([])) == len(engine.selection_queries([])) == 0

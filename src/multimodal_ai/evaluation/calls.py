@@ -177,6 +177,13 @@ def _score_trigger(judged: Sequence[_Judged], result: SuiteResult) -> None:
         if item.trigger is not None and item.reply.trigger is not None:
             truth.append(item.trigger)
             shares.append(dict(item.reply.trigger))
+    add_trigger_scores(result, truth, shares, "trigger_")
+
+
+def add_trigger_scores(
+    result: SuiteResult, truth: Sequence[str], shares: Sequence[dict[str, float]], prefix: str = "", suffix: str = ""
+) -> None:
+    """Add how well the four probabilities of each decision agree with the right class."""
     predicted = [max(share, key=share.__getitem__) for share in shares]
     top = [min(max(share.values()), 1.0) for share in shares]
     right = [guess == label for guess, label in zip(predicted, truth, strict=True)]
@@ -184,15 +191,16 @@ def _score_trigger(judged: Sequence[_Judged], result: SuiteResult) -> None:
     is_call = [label == "call" for label in truth]
     result.judgements["trigger"] = list(zip(top, right, strict=True))
     result.judgements["trigger_call"] = list(zip(call, is_call, strict=True))
-    result.add_proportion("trigger_accuracy", right)
-    result.metrics |= {
-        "trigger_auroc": metrics.auroc(is_call, call),
-        "trigger_auprc": metrics.auprc(is_call, call),
-        "trigger_brier": metrics.brier(is_call, call),
-        "trigger_fpr_at_95_recall": metrics.false_positive_rate_at_recall(is_call, call),
-        "trigger_macro_f1": metrics.macro_f1(truth, predicted),
-        "trigger_ece": metrics.expected_calibration_error(top, right),
+    result.add_proportion(f"{prefix}accuracy{suffix}", right)
+    found = {
+        "auroc": metrics.auroc(is_call, call),
+        "auprc": metrics.auprc(is_call, call),
+        "brier": metrics.brier(is_call, call),
+        "fpr_at_95_recall": metrics.false_positive_rate_at_recall(is_call, call),
+        "macro_f1": metrics.macro_f1(truth, predicted),
+        "ece": metrics.expected_calibration_error(top, right),
     }
+    result.metrics |= {f"{prefix}{name}{suffix}": value for name, value in found.items()}
 
 
 def _score_selection(judged: Sequence[_Judged], result: SuiteResult) -> None:

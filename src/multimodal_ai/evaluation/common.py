@@ -7,15 +7,17 @@ interfaces below.
 
 from __future__ import annotations
 
+import random
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from multimodal_ai.data.messages import ImagePart, Message, Sample
 from multimodal_ai.evaluation.call_metrics import NamedCall, as_named_calls
 from multimodal_ai.evaluation.metrics import Proportion, accuracy
+from multimodal_ai.functions.schema import FunctionSpec
 from multimodal_ai.inference.requests import Reply, Request
 from multimodal_ai.utils.logger import progress
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Generator(Protocol):
@@ -36,6 +39,17 @@ class Scorer(Protocol):
     """What tells how likely given replies are: a sum of log-probabilities in nats for each."""
 
     def score(self, requests: Sequence[Request], replies: Sequence[Any]) -> Sequence[Any]: ...
+
+
+class Selector(Protocol):
+    """What places requests and functions in one space; rows are of length 1."""
+
+    @property
+    def selection_weights(self) -> tuple[float, float]: ...
+
+    def selection_queries(self, requests: Sequence[Request]) -> torch.Tensor | np.ndarray: ...
+
+    def function_keys(self, specs: Sequence[FunctionSpec]) -> torch.Tensor | np.ndarray: ...
 
 
 class Embedder(Protocol):
@@ -132,6 +146,11 @@ def question_of(messages: Sequence[Message]) -> str:
     return next((message.text for message in reversed(messages) if message.role == "user"), "")
 
 
+def last_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The text of the last user message of a conversation in plain form."""
+    return next((str(message["content"]) for message in reversed(messages) if message["role"] == "user"), "")
+
+
 def source_of(sample: Sample) -> str:
     """Where a sample comes from, as its recipe wrote it."""
     return str(sample.meta.get("source", ""))
@@ -168,6 +187,49 @@ def generate_all(engine: Generator, requests: Sequence[Request], batch_size: int
             raise ValueError(f"the engine gave {len(found)} replies to {len(batch)} requests")
         replies += found
     return replies
+
+
+def spread_rows(count: int, limit: int | None) -> list[int]:
+    """At most `limit` of `count` row numbers in order, the same ones every time."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: expected at least 1 row, got {limit}")
+    if limit is None or limit >= count:
+        return list(range(count))
+    return sorted(random.Random(0).sample(range(count), limit))
+
+
+def spread(items: Sequence[T], limit: int | None) -> list[T]:
+    """At most `limit` of the items in order, the same ones every time."""
+    return [items[row] for row in spread_rows(len(items), limit)]
+
+
+def take_each(ask: Callable[[Sequence[T]], Sequence[R]], batch: Sequence[T]) -> list[R | str]:
+    """The answer to every item of a batch; the reason where the model cannot take an item (too long).
+
+    Suites with their own data meet requests and functions beyond a model's limits: they count as failed, and
+    the others of the batch are asked again without them.
+    """
+    try:
+        return list(ask(batch))
+    except ValueError as error:  # also what a process that shares the work is told of another one's error
+        if len(batch) == 1:
+            return [str(error)]
+    half = len(batch) // 2
+    return [*take_each(ask, batch[:half]), *take_each(ask, batch[half:])]
+
+
+def ask_each(
+    ask: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], batch_size: int, description: str
+) -> list[R | str]:
+    """As `take_each`, in batches and with a progress bar.
+
+    Raises:
+        ValueError: where not one item of several could be taken.
+    """
+    found = [answer for batch in in_batches(items, batch_size, description) for answer in take_each(ask, batch)]
+    if len(found) > 1 and all(isinstance(answer, str) for answer in found):
+        raise ValueError(f"{description}: the model could take none of {len(found)}; the first: {found[0]}")
+    return found
 
 
 def chosen(samples: Iterable[Sample], wanted: Callable[[Sample], bool], suite: str) -> list[Sample]:

@@ -1,4 +1,7 @@
-"""Runs suites over data sets and writes what they found as JSON.
+"""Runs suites and writes what they found as JSON.
+
+Suites of one kind judge whatever data set they are given; those in `BENCHMARKS` bring their own data: a
+folder of sources, an installed package, or what they generate.
 
 The file is written aside and renamed, so that it is whole or not there. A metric that the data cannot
 define stands as null. Which rows a limit keeps depends on the data set's length alone, so two models are
@@ -10,15 +13,15 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from multimodal_ai.data.messages import Sample
+from multimodal_ai.data.recipes.common import RecipeContext
 from multimodal_ai.data.rows import load_rows
-from multimodal_ai.evaluation import calls, retrieval, text, vqa
-from multimodal_ai.evaluation.common import SuiteResult
+from multimodal_ai.evaluation import arguments, bfcl, calls, retrieval, schemas, selection, text, trigger, vqa
+from multimodal_ai.evaluation.common import SuiteResult, spread_rows
 from multimodal_ai.utils.logger import is_main_process
 
 Suite = Callable[..., SuiteResult]
@@ -27,6 +30,13 @@ SUITES: dict[str, Suite] = {
     "retrieval": retrieval.run,
     "vqa": vqa.run,
     "calls": calls.run,
+}
+BENCHMARKS: dict[str, Callable[[Any, RecipeContext, int], SuiteResult]] = {
+    "arguments": arguments.run,
+    "bfcl": bfcl.run,
+    "schemas": schemas.run,
+    "selection": selection.run,
+    "trigger": trigger.run,
 }
 _JUDGED_BY: dict[str, Callable[[Sample], bool]] = {
     "text": lambda sample: sample.task == "text",
@@ -39,8 +49,8 @@ _JUDGED_BY: dict[str, Callable[[Sample], bool]] = {
 def check_suites(names: Iterable[str]) -> None:
     """Raise a ValueError that lists the suites where one of `names` is none of them."""
     for name in names:
-        if name not in SUITES:
-            raise ValueError(f"unknown suite {name}; there are {', '.join(SUITES)}")
+        if name not in SUITES and name not in BENCHMARKS:
+            raise ValueError(f"unknown suite {name}; there are {', '.join([*SUITES, *BENCHMARKS])}")
 
 
 def suites_for(samples: Iterable[Sample]) -> list[str]:
@@ -52,6 +62,9 @@ def suites_for(samples: Iterable[Sample]) -> list[str]:
 def run_suites(engine: Any, suites: Mapping[str, Iterable[Sample]], batch_size: int = 32) -> dict[str, SuiteResult]:
     """Run each suite on its samples."""
     check_suites(suites)
+    for name in suites:
+        if name in BENCHMARKS:
+            raise ValueError(f"suite {name} brings its own data; it takes no data set")
     return {name: SUITES[name](engine, samples, batch_size=batch_size) for name, samples in suites.items()}
 
 
@@ -78,32 +91,44 @@ def evaluate(
 
 def evaluate_folder(
     model: str | Path,
-    data: Sequence[str | Path],
+    data: Sequence[str | Path] = (),
     suites: Sequence[str] = (),
     limit: int | None = None,
     json_out: str | Path | None = None,
     batch_size: int = 32,
     device: str = "cpu",
+    source: str | Path | None = None,
 ) -> dict[str, SuiteResult]:
     """Evaluate a trained folder: what `multimodal-ai eval` and `scripts/eval.py` run.
 
-    Suites and data sets pair up in order; one data set serves all suites, and without suites every suite
-    runs on what it can judge. Under a launcher the processes share the work.
+    Suites that judge data sets pair up with them in order; one data set serves all of them, and without suites
+    every suite runs on what it can judge. Suites with data of their own read files, where they need some, from
+    the folder `source`. Under a launcher the processes share the work.
     """
     check_suites(suites)
-    if suites and len(data) not in (1, len(suites)):
+    judging = [name for name in suites if name in SUITES]
+    own = [name for name in suites if name in BENCHMARKS]
+    if not data and not own:
+        raise ValueError("nothing to evaluate on; give --data, or one of the suites " + ", ".join(BENCHMARKS))
+    if judging and len(data) not in (1, len(judging)):
         raise ValueError(
-            f"{len(suites)} suites but {len(data)} data sets; give one data set for all, or one for each suite"
+            f"{len(judging)} suites ({', '.join(judging)}) but {len(data)} data sets; give one data set for all, "
+            "or one for each suite"
         )
+    if data and own and not judging:
+        raise ValueError(f"suites {', '.join(own)} bring their own data; leave the data set out or name its suite too")
     loaded = [load_samples(path, limit) for path in data]
-    if suites:
-        pairs = list(zip(suites, loaded * len(suites) if len(data) == 1 else loaded, strict=True))
+    if judging:
+        pairs = list(zip(judging, loaded * len(judging) if len(data) == 1 else loaded, strict=True))
     else:
         pairs = [(name, samples) for samples in loaded for name in suites_for(samples)]
     chosen: dict[str, list[Sample]] = {}
     for name, samples in pairs:
         chosen.setdefault(name, []).extend(samples)
-    results = run_suites(_engine(model, device), chosen, batch_size)
+    engine = _engine(model, device)
+    results = run_suites(engine, chosen, batch_size)
+    context = RecipeContext(Path(source) if source is not None else None, limit=limit)
+    results |= {name: BENCHMARKS[name](engine, context, batch_size) for name in own}
     if json_out is not None and is_main_process():
         write_json(metrics_of(results), json_out)
     return results
@@ -126,15 +151,6 @@ def _engine(model: str | Path, device: str) -> Any:
 def metrics_of(results: Mapping[str, SuiteResult]) -> dict[str, dict[str, float]]:
     """`{suite: {metric: value}}`."""
     return {name: dict(result.metrics) for name, result in results.items()}
-
-
-def spread_rows(count: int, limit: int | None) -> list[int]:
-    """At most `limit` of `count` row numbers in order, the same ones every time."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit: expected at least 1 row, got {limit}")
-    if limit is None or limit >= count:
-        return list(range(count))
-    return sorted(random.Random(0).sample(range(count), limit))
 
 
 def load_samples(path: str | Path, limit: int | None = None) -> list[Sample]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 
+from multimodal_ai.functions.schema import FunctionSpec
 from multimodal_ai.inference.requests import Reply, Request
 
 T = TypeVar("T")
@@ -44,6 +45,19 @@ class ShardedEngine:
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """As `Engine.embed_texts`, on the CPU."""
         return torch.stack(self._shared(lambda mine: list(self.engine.embed_texts(mine).cpu()), texts))
+
+    @property
+    def selection_weights(self) -> tuple[float, float]:
+        """As `Engine.selection_weights`."""
+        return self.engine.selection_weights
+
+    def selection_queries(self, requests: Sequence[Request]) -> torch.Tensor:
+        """As `Engine.selection_queries`, on the CPU."""
+        return torch.stack(self._shared(lambda mine: list(self.engine.selection_queries(mine).cpu()), requests))
+
+    def function_keys(self, specs: Sequence[FunctionSpec]) -> torch.Tensor:
+        """As `Engine.function_keys`, on the CPU."""
+        return torch.stack(self._shared(lambda mine: list(self.engine.function_keys(mine).cpu()), specs))
 
     def _shared(self, work: Callable[[list[Any]], list[T]], items: Sequence[Any]) -> list[T]:
         """Do every `world`-th item here, and put all results back in order."""

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
 
 from multimodal_ai.functions.schema import FunctionSpec
 
@@ -46,24 +49,37 @@ def _card_words(spec: FunctionSpec) -> Counter[str]:
     return Counter(words(" ".join((spec.name, spec.description, *spec.parameter_names, *described))))
 
 
-def lexical_scores(request: str, specs: Sequence[FunctionSpec], k1: float = 1.2, b: float = 0.75) -> list[float]:
-    """BM25 (Robertson & Zaragoza, 2009) of each function for the request, divided by the number of query words.
+class LexicalIndex:
+    """BM25 (Robertson & Zaragoza, 2009) of requests over a fixed set of functions, for thousands of them.
 
     Document frequencies are those of the given functions, smoothed as if each word stood in one more
-    card of ten, so that a single function gets a score too. About 0 to 2; 0 without any common word.
+    card of ten, so that a single function gets a score too.
     """
-    query = set(words(request))
-    cards = [_card_words(spec) for spec in specs]
-    if not query or not cards:
-        return [0.0] * len(cards)
-    average = sum(card.total() for card in cards) / len(cards) or 1.0
-    found_in = {word: sum(word in card for card in cards) for word in query}
-    scores = []
-    for card in cards:
-        score = 0.0
-        for word in query & card.keys():
-            rarity = math.log1p((len(cards) + 10 - found_in[word]) / (found_in[word] + 0.5))
-            count = card[word]
-            score += rarity * count * (k1 + 1) / (count + k1 * (1 - b + b * card.total() / average))
-        scores.append(score / len(query))
-    return scores
+
+    def __init__(self, specs: Sequence[FunctionSpec], k1: float = 1.2, b: float = 0.75) -> None:
+        cards = [_card_words(spec) for spec in specs]
+        lengths = np.array([card.total() for card in cards], dtype=np.float64)
+        average = (lengths.mean() if len(cards) else 0.0) or 1.0
+        self.size, self._k1 = len(cards), k1
+        self._norm = k1 * (1 - b + b * lengths / average)  # [F]
+        postings: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for number, card in enumerate(cards):
+            for word, count in card.items():
+                postings[word].append((number, count))
+        self._postings = {word: np.array(found).T for word, found in postings.items()}  # word: int[2, cards with it]
+
+    def scores(self, request: str) -> NDArray[np.float64]:
+        """Float[F], BM25 divided by the number of query words: about 0 to 2; 0 without any common word."""
+        query = sorted(set(words(request)))
+        found = np.zeros(self.size)
+        for word in query:
+            if word in self._postings:
+                card, count = self._postings[word]
+                rarity = math.log1p((self.size + 10 - len(card)) / (len(card) + 0.5))
+                found[card] += rarity * count * (self._k1 + 1) / (count + self._norm[card])
+        return found / max(len(query), 1)
+
+
+def lexical_scores(request: str, specs: Sequence[FunctionSpec]) -> list[float]:
+    """The score of each function for the request, see `LexicalIndex`."""
+    return LexicalIndex(specs).scores(request).tolist()
