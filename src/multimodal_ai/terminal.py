@@ -217,9 +217,10 @@ def approver(approval: str, console: Console) -> Callable[[ProposedCall], Decisi
 
 def ask_approval(call: ProposedCall, console: Console) -> Decision:
     """Ask a person; nothing but a clear yes runs the call, and the end of the input is a no."""
-    origins = {name: _origin(source) for name, source in call.sources.items()}
     reasons = Text("needs your approval: " + "; ".join(call.reasons), style="yellow")
-    console.print(_panel(call.name, call.confidence, Group(call_table(call.arguments, origins), reasons), "yellow"))
+    console.print(
+        _panel(call.name, call.confidence, Group(call_table(call.arguments, call.origins), reasons), "yellow")
+    )
     while True:
         try:
             given = console.input("Run it? \\[y]es, \\[n]o, \\[e]dit: ").strip().lower()
@@ -246,10 +247,6 @@ def _edited(call: ProposedCall, console: Console) -> dict[str, Any] | None:
     for problem in problems:
         console.print(str(problem), style="red", markup=False, highlight=False)
     return None if problems else arguments
-
-
-def _origin(source: Any) -> str:
-    return str(source.get("origin", "") if isinstance(source, Mapping) else getattr(source, "origin", ""))
 
 
 def call_table(arguments: Mapping[str, Any], origins: Mapping[str, str]) -> Table:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from multimodal_ai.functions.provenance import Origin
 from multimodal_ai.functions.schema import FunctionSpec
 
 
@@ -49,7 +50,7 @@ class Request:
 class ArgumentSource:
     """Where an argument came from: `copied` is the share of its tokens the pointer took from the source."""
 
-    origin: Literal["user", "system", "function_result", "generated"]
+    origin: Origin
     copied: float
 
 
@@ -67,13 +68,22 @@ class Call:
     sources: dict[str, ArgumentSource] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Decision:
+    """When and which, as the head decides them: p(call), and the likeliest function's name."""
+
+    call: float
+    function: str | None
+
+
 @dataclass
 class Reply:
     """What the model answered.
 
     trigger: probabilities of answer, call, ask_missing and cannot; None without functions. selection: the
     functions with their probabilities, best first. logprobs: natural logarithms, one a token, where asked
-    for. usage counts source and written tokens, and how many of these the grammar forced.
+    for. usage counts source and written tokens, and how many of these the grammar forced. without_results: for a
+    reply that calls a function with side effects after results of functions, the decision with these hidden.
     """
 
     content: str = ""
@@ -84,6 +94,7 @@ class Reply:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     usage: dict[str, int] = field(default_factory=dict)
+    without_results: Decision | None = None
 
 
 @dataclass(frozen=True)
