@@ -50,6 +50,7 @@ __all__ = [
     "resolve_reference",
     "resolve_schema",
     "validate_arguments",
+    "validate_value",
 ]
 
 _SIDE_EFFECT_KEYS = ("side_effect", "x-side-effect")
@@ -120,11 +121,10 @@ class FunctionSpec:
 
     def to_tool(self) -> dict[str, Any]:
         """The chat-completions form; `x-side-effect` is added when the function has one."""
-        function: dict[str, Any] = {
-            "name": self.name,
-            "description": self.description,
-            "parameters": copy.deepcopy(self.parameters),
-        }
+        return copy.deepcopy(self._tool())
+
+    def _tool(self) -> dict[str, Any]:
+        function: dict[str, Any] = {"name": self.name, "description": self.description, "parameters": self.parameters}
         if self.side_effect:
             function["x-side-effect"] = True
         return {"type": "function", "function": function}
@@ -132,7 +132,7 @@ class FunctionSpec:
     @cached_property
     def hash(self) -> str:
         """SHA-256 (hex) of the canonical JSON of `to_tool()`."""
-        return hashlib.sha256(canonical_json(self.to_tool()).encode()).hexdigest()
+        return hashlib.sha256(canonical_json(self._tool()).encode()).hexdigest()
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -208,8 +208,18 @@ def validate_arguments(spec: FunctionSpec, arguments: Mapping[str, Any]) -> list
         return [ArgumentError("", "plain JSON values", str(problem))]
     if not isinstance(arguments, Mapping):
         return [ArgumentError("", "an object", short_json(arguments))]
+    return _errors(_validator(spec), arguments)
+
+
+def validate_value(value: Any, schema: Mapping[str, Any]) -> list[ArgumentError]:
+    """Check any JSON value against a schema as it stands; an empty list means valid. At most 16 errors."""
+    check_schema(schema)
+    return _errors(_Validator(schema, registry=referencing.Registry(), format_checker=_FORMATS), value)
+
+
+def _errors(validator: Any, value: Any) -> list[ArgumentError]:
     found: list[ArgumentError] = []
-    for error in _validator(spec).iter_errors(plain_copy(arguments)):
+    for error in validator.iter_errors(plain_copy(value)):
         found.extend(_explain(error))
         if len(found) >= 16:
             break

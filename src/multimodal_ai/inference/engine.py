@@ -26,7 +26,7 @@ from multimodal_ai.data.processing import ProcessingConfig
 from multimodal_ai.data.rendering import RESULT, SYSTEM, USER, Renderer, Source, Target
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.functions.call_parser import ParserEvent
-from multimodal_ai.functions.grammar import GrammarCompiler
+from multimodal_ai.functions.grammar import GrammarCompiler, format_errors
 from multimodal_ai.functions.provenance import Origin, Provenance, mask_results
 from multimodal_ai.functions.schema import FunctionSpec, validate_arguments
 from multimodal_ai.inference.requests import ArgumentSource, Call, Decision, Delta, Reply, Request
@@ -56,7 +56,9 @@ class _Row:
     @property
     def near_limit(self) -> bool:
         """Whether an open call must be brought to its end: the last third of the tokens is kept for that."""
-        return len(self.reply.token_ids) * 3 >= self.request.max_tokens * 2 and bool(self.steering.specs)
+        return len(self.reply.token_ids) * 3 >= self.request.max_tokens * 2 and (
+            bool(self.steering.specs) or self.steering.formatted
+        )
 
 
 class Engine:
@@ -183,6 +185,8 @@ class Engine:
             if reply.calls:
                 reply.finish_reason = "tool_calls"
                 reply.without_results = self._without_results(row)
+            elif steering.formatted:
+                reply.format_errors = format_errors(reply.content, row.request.response_format)
             row.finished = True
             reply.usage["completion_tokens"] = len(reply.token_ids)
             reply.usage["forced_tokens"] = row.forced

@@ -15,8 +15,10 @@ class Request:
     """One request, in the shape of the chat-completions API.
 
     messages: role, content (text or parts), tool_calls; the images of all parts, in order, either inside the
-    parts or in `images`. tools: functions the model may call. tool_choice: "auto", "none", "required" or
-    {"name": …}. temperature 0 is greedy; temperature is applied first, then top_k (0: off), then top_p.
+    parts or in `images`. tools: functions the model may call. tool_choice: "auto", "none", "required",
+    {"name": …}, or allowed_tools. response_format: None, json_object or json_schema in the chat-completions
+    form; it binds text and leaves calls as they are. temperature 0 is greedy; temperature is applied first, then
+    top_k (0: off), then top_p.
     call_threshold: under "auto" the reply calls a function where the trigger's probability reaches it.
     """
 
@@ -33,6 +35,7 @@ class Request:
     stop: tuple[str, ...] = ()
     logprobs: bool = False
     call_threshold: float = 0.5
+    response_format: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
@@ -84,6 +87,8 @@ class Reply:
     functions with their probabilities, best first. logprobs: natural logarithms, one a token, where asked
     for. usage counts source and written tokens, and how many of these the grammar forced. without_results: for a
     reply that calls a function with side effects after results of functions, the decision with these hidden.
+    format_errors: what of the response format the content breaks (it was cut, or by a keyword that no grammar
+    holds); empty where it fits.
     """
 
     content: str = ""
@@ -95,6 +100,7 @@ class Reply:
     logprobs: list[float] = field(default_factory=list)
     usage: dict[str, int] = field(default_factory=dict)
     without_results: Decision | None = None
+    format_errors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
