@@ -14,6 +14,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ _JSON_STYLE = {
     "coerce_one_of": True,
 }
 _CHOICES = {"enum", "const", "anyOf", "allOf"}
+_SORTED = json.JSONEncoder(sort_keys=True).encode
 _LIMITS = LLParserLimits(verbose_errors=False)
 
 
@@ -400,6 +402,11 @@ def _document(rules: Sequence[_Rule]) -> str:
     return f'{{"anyOf":[{branches}],"$defs":{{{defined}}},"x-guidance":{style}}}'
 
 
+@lru_cache(maxsize=4096)
+def _name(text: str) -> str:
+    return "s" + hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _shared(schema: Any, shared: dict[str, str], names: Mapping[str, str]) -> Any:
     """A bounded schema with its strings and numbers moved to definitions that equal ones share.
 
@@ -411,8 +418,8 @@ def _shared(schema: Any, shared: dict[str, str], names: Mapping[str, str]) -> An
     if "$ref" in schema:
         return {**schema, "$ref": "#/$defs/" + names[schema["$ref"].removeprefix("#/$defs/")]}
     if len(schema) > 1 and schema.get("type") in ("string", "integer", "number") and not schema.keys() & _CHOICES:
-        text = json.dumps(schema, sort_keys=True)
-        name = "s" + hashlib.sha256(text.encode()).hexdigest()[:16]
+        text = _SORTED(schema)
+        name = _name(text)
         shared[name] = text
         return {"$ref": f"#/$defs/{name}"}
     result = dict(schema)
