@@ -43,7 +43,21 @@ PARAMETERS: tuple[dict[str, Any], ...] = (
     {"anyOf": [{"type": "string"}, {"type": "null"}]},
     {"$ref": "#/$defs/Address"},
 )
-WORDS = "get set find list book send create delete update order price user flight room message file date city".split()
+WORDS = (
+    "get",
+    "find",
+    "list",
+    "book",
+    "send",
+    "create",
+    "delete",
+    "update",
+    "order",
+    "price",
+    "user",
+    "flight",
+    "date",
+)
 
 
 def functions(count: int, rng: random.Random) -> list[FunctionSpec]:

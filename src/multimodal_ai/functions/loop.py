@@ -109,7 +109,8 @@ class FunctionLoop:
         specs = tuple(registered.spec for registered in functions.values())
         if policy.isolation == "process":
             for registered in functions.values():
-                check_isolation(registered)
+                if not registered.remote:
+                    check_isolation(registered)
         trace = Trace(
             header={
                 "policy": policy.model_dump(mode="json"),
