@@ -289,7 +289,7 @@ def call_table(arguments: Mapping[str, Any], origins: Mapping[str, str]) -> Tabl
     table = Table.grid(padding=(0, 2))
     for name, value in arguments.items():
         origin = origins.get(name, "").replace("_", " ")
-        style = "red" if origin == "function result" else "dim"
+        style = "red" if origin.startswith("function") else "dim"
         table.add_row(Text(name, style="dim"), Text(json.dumps(value, ensure_ascii=False)), Text(origin, style=style))
     return table
 

@@ -30,7 +30,7 @@ from multimodal_ai.functions.policy import (
     Turn,
     deny,
 )
-from multimodal_ai.functions.provenance import Origin, Provenance
+from multimodal_ai.functions.provenance import FOREIGN, Origin, Provenance
 from multimodal_ai.functions.redaction import redact_text, redact_value, secret_values
 from multimodal_ai.functions.registry import FunctionRegistry, RegisteredFunction
 from multimodal_ai.functions.schema import canonical_arguments, validate_arguments
@@ -134,7 +134,7 @@ class FunctionLoop:
                 answer, reason = turn.content or "", limit or "answer"
                 history.append({"role": "assistant", "content": answer})
                 break
-            pending = self._propose(run, turn, functions, Provenance.of(history))
+            pending = self._propose(run, turn, functions, Provenance.of(history, specs))
             history.append(_assistant_message(turn, pending))
             self._run_turn(run, pending)
             history += [_tool_message(call) for call in pending]
@@ -275,9 +275,9 @@ class FunctionLoop:
     def _doubts(self, run: _Run, call: _Pending, provenance: Provenance, unprompted: _Decision | None) -> list[str]:
         """Why a call with side effects needs a person, even if side effects run unasked."""
         doubts = [
-            f"{parameter} comes from a function's result, not from the user"
+            f"{parameter} comes from a function's {FOREIGN[origin]}, not from the user"
             for parameter, origin in call.origins.items()
-            if origin == "function_result"
+            if origin in FOREIGN
         ]
         if provenance.results_read and not self.policy.trust_results:
             threshold = self.policy.side_effect_threshold

@@ -84,7 +84,7 @@ class LoopPolicy(ConfigModel):
 class ProposedCall:
     """A valid call that waits for approval. `reasons` says why it is asked about, for a person.
 
-    `origins` says of each argument where it came from: "user", "system", "function_result" or "generated".
+    `origins` says of each argument where it came from: see `provenance`.
     """
 
     id: str

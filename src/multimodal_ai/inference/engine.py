@@ -218,7 +218,7 @@ class Engine:
         confidence = row.steering.call_probability * row.steering.selection.get(spec.name, 1.0)
         confidence *= sum(free) / len(free) if free else 1.0
         sources = {}
-        provenance = Provenance.of(row.request.messages)
+        provenance = Provenance.of(row.request.messages, row.steering.specs)
         for name, value in event.arguments.items():
             shares = row.copied.get(name, [])
             mean = sum(share for share, _ in shares) / len(shares) if shares else 0.0
