@@ -30,6 +30,7 @@ from multimodal_ai.functions.canonical import (
     short_json,
 )
 from multimodal_ai.functions.json_schema import (
+    MAX_SCHEMA_DEPTH,
     SchemaError,
     check_schema,
     iter_subschemas,
@@ -80,10 +81,15 @@ class FunctionSpec:
         where = f"function {self.name}: parameters"
         if not isinstance(self.parameters, Mapping):
             raise SchemaError(f"{where}: expected a JSON Schema object, got {short_json(self.parameters)}")
-        parameters = copy.deepcopy(dict(self.parameters))
-        if "$ref" in parameters:
-            parameters = copy.deepcopy(resolve_schema(parameters, parameters))
-        _modernize(parameters)
+        try:
+            parameters = copy.deepcopy(dict(self.parameters))
+            if "$ref" in parameters:
+                parameters = copy.deepcopy(resolve_schema(parameters, parameters))
+            _modernize(parameters)
+        except RecursionError:
+            raise SchemaError(f"{where}: nested deeper than {MAX_SCHEMA_DEPTH}; flatten it") from None
+        except SchemaError as error:
+            raise SchemaError(f"{where}: {error}") from None
         parameters = {"type": "object", "properties": {}, **parameters}
         if parameters["type"] != "object":
             raise SchemaError(f"{where}: expected type object, got {short_json(parameters['type'])}")
@@ -158,11 +164,7 @@ class FunctionSpec:
 
 def _modernize(schema: dict[str, Any]) -> None:
     """Rewrite, in place, the lists of `items` of older drafts as `prefixItems`."""
-    try:
-        nodes = [node for _, node in iter_subschemas(schema)]
-    except SchemaError:  # too deep; check_schema says so with the place
-        return
-    for node in nodes:
+    for node in [node for _, node in iter_subschemas(schema)]:
         if isinstance(node, dict) and isinstance(node.get("items"), list):
             node["prefixItems"] = node.pop("items")
             if "additionalItems" in node:
