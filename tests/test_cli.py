@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from multimodal_ai import cli, terminal
 from multimodal_ai.cli import app
+from multimodal_ai.functions import Trace
 from multimodal_ai.inference.requests import ArgumentSource, Call, Delta, Reply, Request
 
 COMMANDS = [
@@ -31,6 +32,7 @@ COMMANDS = [
     "data validate",
     "data prepare",
     "data recipes",
+    "functions check",
     "model describe",
     "config reference",
 ]
@@ -395,6 +397,38 @@ def test_ask_names_broken_functions(engine: Any, tmp_path: Path) -> None:
     path.write_text("def f(x):\n    return x\n")
     done = runner.invoke(app, ["ask", "hi", "-m", "x", "-f", str(path)])
     assert done.exit_code == 2 and "parameter x has no type" in done.output
+
+
+def test_ask_offers_the_tools_of_mcp_servers_and_writes_a_trace(engine: Any, functions: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mcp")
+    server = f"{sys.executable} {Path(__file__).parent / 'functions' / 'mcp_server.py'}"
+    rules = engine(calls_once("last_reading", meter="A-17"))
+    trace = tmp_path / "trace.jsonl"
+    arguments = ["ask", "Last of A-17?", "-m", "x", "-f", str(functions), "--trace", str(trace), "--mcp", server]
+    done = runner.invoke(app, arguments)
+    assert done.exit_code != 0 and "'last_reading' is already registered" in done.output, "both have it"
+    functions.write_text('def local() -> str:\n    """Do nothing."""\n    return ""\n')
+    done = runner.invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == "Done: 41\n"
+    assert {spec.name for spec in rules.asked[0].tools} >= {"local", "last_reading", "environment"}
+    [event] = [event for event in Trace.load(trace).events if event.kind == "proposed"]
+    assert event.detail["origins"] == [["meter", "user"]]
+
+
+def test_check_says_what_becomes_of_each_keyword(functions: Path, tmp_path: Path) -> None:
+    done = runner.invoke(app, ["functions", "check", str(functions)])
+    assert done.exit_code == 0 and "log_reading  side effect, asks first" in done.output
+    assert "last_reading  read-only" in done.output and "enforced: " in done.output
+    values = {"a": {"type": "array", "uniqueItems": True}, "b": {"pattern": "(?=x)"}}
+    tools = tmp_path / "tools.json"
+    tools.write_text(
+        json.dumps([{"type": "function", "function": {"name": "f", "parameters": {"properties": values}}}])
+    )
+    done = runner.invoke(app, ["functions", "check", str(tools)])
+    assert done.exit_code == 1 and "validated: uniqueItems" in done.output and "refused: pattern" in done.output
+    tools.write_text("{}")
+    assert runner.invoke(app, ["functions", "check", str(tools)]).exit_code == 2
 
 
 # -- chat -----------------------------------------------------------------------------------------------

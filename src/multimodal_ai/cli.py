@@ -23,8 +23,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from multimodal_ai.cli_common import AIM_MISSED, SetOption, command_group, err, out
-from multimodal_ai.cli_tools import config_app, data_app, model_app, tokenizer_app
+from multimodal_ai.cli_common import AIM_MISSED, McpOption, SetOption, command_group, err, out
+from multimodal_ai.cli_tools import config_app, data_app, functions_app, model_app, tokenizer_app
 
 if TYPE_CHECKING:
     from multimodal_ai.inference import Engine
@@ -37,6 +37,7 @@ app = command_group(
 for _name, _sub in (
     ("tokenizer", tokenizer_app),
     ("data", data_app),
+    ("functions", functions_app),
     ("model", model_app),
     ("config", config_app),
 ):
@@ -208,6 +209,7 @@ def ask(
         Path | None,
         typer.Option("--functions", "-f", help="Python file whose functions the model may call. It is run."),
     ] = None,
+    mcp: McpOption = None,
     approve: Annotated[
         bool, typer.Option("--approve", help="Run calls with side effects, unless a value stems from a function.")
     ] = False,
@@ -220,6 +222,7 @@ def ask(
     max_steps: Annotated[int, typer.Option(min=1, help="Turns of the model at most.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a turn at most.")] = 256,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    trace: Annotated[Path | None, typer.Option(help="Write every step, with where each value came from, here.")] = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Ask once: the model answers, or calls your functions and then answers.
@@ -240,10 +243,12 @@ def ask(
         request,
         images=images,
         functions=functions,
+        mcp=mcp or (),
         approval=chosen,
         system=system,
         max_steps=max_steps,
         max_tokens=max_tokens,
+        trace=trace,
     )
     if as_json:
         sys.stdout.write(json.dumps(outcome.to_json(), ensure_ascii=False) + "\n")
@@ -266,6 +271,7 @@ def chat(
         Path | None,
         typer.Option("--functions", "-f", help="Python file whose functions the model may call. It is run."),
     ] = None,
+    mcp: McpOption = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a turn at most.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 0.0,
@@ -278,7 +284,12 @@ def chat(
     from multimodal_ai import terminal
 
     terminal.chat(
-        _engine(model, device), functions=functions, system=system, max_tokens=max_tokens, temperature=temperature
+        _engine(model, device),
+        functions=functions,
+        mcp=mcp or (),
+        system=system,
+        max_tokens=max_tokens,
+        temperature=temperature,
     )
 
 

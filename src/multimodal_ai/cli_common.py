@@ -57,3 +57,9 @@ SetOption = Annotated[
         "--set", "-s", metavar="KEY=VALUE", help="Set a key of the config, e.g. optimizer.lr=1e-3. Repeatable."
     ),
 ]
+McpOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mcp", metavar="COMMAND", help="An MCP server whose tools the model may call: command or address. Repeatable."
+    ),
+]

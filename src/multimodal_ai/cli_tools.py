@@ -12,10 +12,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from multimodal_ai.cli_common import AIM_MISSED, SetOption, command_group, err, out
+from multimodal_ai.cli_common import AIM_MISSED, McpOption, SetOption, command_group, err, out
 
 tokenizer_app = command_group("Train a tokenizer.")
 data_app = command_group("Look at, check and prepare data.")
+functions_app = command_group("Look at functions that a model may call.")
 model_app = command_group("Look at models.")
 config_app = command_group("Look at configuration.")
 
@@ -125,6 +126,41 @@ def data_prepare(
         )
     for path in written.values():
         out.print(str(path), highlight=False, markup=False, soft_wrap=True)
+
+
+@functions_app.command("check")
+def functions_check(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Python file (it is run), or JSON with a list of tools as a chat API takes it."),
+    ] = None,
+    mcp: McpOption = None,
+) -> None:
+    """Show what generation can hold of each function's schema. Exit code 1 where a schema cannot be used.
+
+    Enforced: the model cannot break it. Validated: checked when the call is complete. Refused: change the schema.
+
+    [bold]Example[/]: multimodal-ai functions check examples/functions.py
+    """
+    import contextlib
+
+    from multimodal_ai import terminal
+    from multimodal_ai.functions import schema_report
+
+    refused = False
+    with contextlib.ExitStack() as stack:
+        specs = terminal.offered_specs(file, mcp or (), stack, err)
+    for spec in specs:
+        report = schema_report(spec)
+        effect = "side effect, asks first" if spec.side_effect else "read-only"
+        out.print(Text.assemble((spec.name, "bold"), f"  {effect}  ", (spec.hash[:12], "dim")), soft_wrap=True)
+        for status, style in (("enforced", "dim"), ("validated", "yellow"), ("refused", "bold red")):
+            keywords = ", ".join(keyword for keyword, given in report if given == status)
+            if keywords:
+                out.print(Text(f"    {status}: {keywords}", style=style), soft_wrap=True)
+        refused = refused or any(status == "refused" for _, status in report)
+    if refused:
+        raise typer.Exit(AIM_MISSED)
 
 
 @model_app.command("describe")

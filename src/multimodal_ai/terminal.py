@@ -21,7 +21,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from multimodal_ai.functions.canonical import parse_json
 from multimodal_ai.functions.loop import FunctionLoop, LoopPolicy, LoopResult, ProposedCall
+from multimodal_ai.functions.mcp import McpServer
 from multimodal_ai.functions.registry import FunctionRegistry, load_functions
 from multimodal_ai.functions.schema import FunctionSpec, canonical_arguments, validate_arguments
 from multimodal_ai.inference.requests import Call, Delta, Reply, Request
@@ -130,27 +132,60 @@ def ask(
     *,
     images: Sequence[Any] = (),
     functions: Path | None = None,
+    mcp: Sequence[str] = (),
     approval: str = "ask",
     system: str | None = None,
     max_steps: int = 8,
     max_tokens: int = 256,
+    trace: Path | None = None,
     console: Console | None = None,
 ) -> Outcome:
     """Put one request through the function loop.
 
     Args:
+        mcp: commands or addresses of MCP servers, whose tools are offered beside the functions.
         approval: for calls with side effects: "approve", "deny" or "ask".
+        trace: where to write what happened, as JSON lines.
 
     Raises:
         ValueError: the request does not fit the model, an image cannot be read, the functions are broken.
     """
+    console = console or _stderr()
+    with contextlib.ExitStack() as stack:
+        registry = open_functions(functions, mcp, stack, console)
+        responder = Responder(engine, max_tokens)
+        loop = FunctionLoop(responder, registry, _policy(approval, max_steps), approver(approval, console))
+        messages = [{"role": "system", "content": system}] if system else []
+        began = time.monotonic()
+        result = loop.run([*messages, user_message(request, len(images))], images)
+        if trace is not None:
+            result.trace.save(trace)
+        return _outcome(result, responder.replies, time.monotonic() - began)
+
+
+def open_functions(
+    functions: Path | None, mcp: Sequence[str], stack: contextlib.ExitStack, console: Console
+) -> FunctionRegistry:
+    """The functions of a file and of MCP servers; connections stay open as long as `stack`."""
     registry = load_functions(functions) if functions else FunctionRegistry()
-    responder = Responder(engine, max_tokens)
-    loop = FunctionLoop(responder, registry, _policy(approval, max_steps), approver(approval, console or _stderr()))
-    messages = [{"role": "system", "content": system}] if system else []
-    began = time.monotonic()
-    result = loop.run([*messages, user_message(request, len(images))], images)
-    return _outcome(result, responder.replies, time.monotonic() - began)
+    for command in mcp:
+        server = stack.enter_context(McpServer(command))
+        server.add_to(registry)
+        for problem in server.refused:
+            console.print(f"left out {problem}", style="yellow", markup=False, highlight=False)
+    return registry
+
+
+def offered_specs(
+    file: Path | None, mcp: Sequence[str], stack: contextlib.ExitStack, console: Console
+) -> tuple[FunctionSpec, ...]:
+    """What a model would be shown of a Python file, of a JSON file with tools, and of MCP servers."""
+    if file is None or file.suffix != ".json":
+        return open_functions(file, mcp, stack, console).specs
+    tools = parse_json(file.read_text("utf-8"))
+    if not isinstance(tools, list):
+        raise ValueError(f"{file}: expected a list of tools, each with name, description and parameters")
+    return (*map(FunctionSpec.from_tool, tools), *open_functions(None, mcp, stack, console).specs)
 
 
 def user_message(text: str, images: int = 0) -> dict[str, Any]:
@@ -217,9 +252,10 @@ def approver(approval: str, console: Console) -> Callable[[ProposedCall], Decisi
 
 def ask_approval(call: ProposedCall, console: Console) -> Decision:
     """Ask a person; nothing but a clear yes runs the call, and the end of the input is a no."""
-    origins = {name: _origin(source) for name, source in call.sources.items()}
     reasons = Text("needs your approval: " + "; ".join(call.reasons), style="yellow")
-    console.print(_panel(call.name, call.confidence, Group(call_table(call.arguments, origins), reasons), "yellow"))
+    console.print(
+        _panel(call.name, call.confidence, Group(call_table(call.arguments, call.origins), reasons), "yellow")
+    )
     while True:
         try:
             given = console.input("Run it? \\[y]es, \\[n]o, \\[e]dit: ").strip().lower()
@@ -248,16 +284,12 @@ def _edited(call: ProposedCall, console: Console) -> dict[str, Any] | None:
     return None if problems else arguments
 
 
-def _origin(source: Any) -> str:
-    return str(source.get("origin", "") if isinstance(source, Mapping) else getattr(source, "origin", ""))
-
-
 def call_table(arguments: Mapping[str, Any], origins: Mapping[str, str]) -> Table:
     """Arguments as rows: name, value, where it came from."""
     table = Table.grid(padding=(0, 2))
     for name, value in arguments.items():
         origin = origins.get(name, "").replace("_", " ")
-        style = "red" if origin == "function result" else "dim"
+        style = "red" if origin.startswith("function") else "dim"
         table.add_row(Text(name, style="dim"), Text(json.dumps(value, ensure_ascii=False)), Text(origin, style=style))
     return table
 
@@ -275,13 +307,17 @@ def chat(
     engine: Streaming,
     *,
     functions: Path | None = None,
+    mcp: Sequence[str] = (),
     system: str | None = None,
     max_tokens: int = 256,
     temperature: float = 0.0,
     console: Console | None = None,
 ) -> None:
     """Talk until `/quit` or the end of the input. A message that fails leaves the conversation as it was."""
-    Chat(engine, functions, system, max_tokens, temperature, console or Console()).run()
+    console = console or Console()
+    with contextlib.ExitStack() as stack:
+        registry = open_functions(functions, mcp, stack, console)
+        Chat(engine, registry, system, max_tokens, temperature, console).run()
 
 
 class Chat:
@@ -290,14 +326,13 @@ class Chat:
     def __init__(
         self,
         engine: Streaming,
-        functions: Path | None,
+        registry: FunctionRegistry,
         system: str | None,
         max_tokens: int,
         temperature: float,
         console: Console,
     ) -> None:
-        self.console = console
-        self.registry = load_functions(functions) if functions else FunctionRegistry()
+        self.console, self.registry = console, registry
         self.responder = Responder(engine, max_tokens, temperature, self._show_results, self._show_delta)
         self.loop = FunctionLoop(self.responder, self.registry, _policy("ask"), approver("ask", console))
         self.opening = [{"role": "system", "content": system}] if system else []

@@ -18,6 +18,7 @@ from multimodal_ai.functions import (
     parse_calls,
     validate_arguments,
 )
+from multimodal_ai.functions.grammar import format_errors
 
 
 def call_ids(tokenizer: Any, name: str, arguments: dict[str, Any]) -> list[int]:
@@ -176,7 +177,7 @@ def test_unknown_choices_are_errors(choice, said, compiler, functions) -> None:
         compiler.compile(functions, choice)
     with pytest.raises(GrammarError, match="no functions"):
         compiler.compile((), "required")
-    assert compiler.compile((), "auto").tool_choice == "none"
+    assert compiler.compile((), "auto").tool_choice.mode == "none"
     nested = {"type": "function", "function": {"name": "refresh"}}
     assert compiler.compile(functions, nested) is compiler.compile(functions, {"name": "refresh"})
 
@@ -240,3 +241,125 @@ def test_many_functions_fit_and_masks_stay_cheap(compiler, tokenizer, functions)
         assert matcher.allowed()[id]
         matcher.consume(id)
         assert time.thread_time() - began < 0.5
+
+
+def allowed_tools(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def test_a_subset_of_the_functions_may_be_allowed(compiler, functions, tokenizer) -> None:
+    refresh, reading = (
+        call_ids(tokenizer, "refresh", {}),
+        call_ids(tokenizer, "log_reading", {"meter": "a", "value": 1}),
+    )
+    text, end = tokenizer.encode("I will."), tokenizer.special.end
+    auto = compiler.compile(functions, allowed_tools("auto", "refresh", "log_error"))
+    assert (
+        accepts(auto, [*refresh, end])
+        and accepts(auto, [*text, *refresh, *refresh, end])
+        and accepts(auto, [*text, end])
+    )
+    assert not accepts(auto, reading)
+    required = compiler.compile(functions, allowed_tools("required", "refresh"), parallel=False)
+    assert accepts(required, [*refresh, end]) and not accepts(required, text) and not accepts(required, reading)
+    assert not accepts(required, [*refresh, *refresh])
+    assert compiler.compile(functions, allowed_tools("auto", "log_error", "refresh")) is auto, "in any order"
+    for choice, said in (
+        (allowed_tools("auto", "fly"), "'fly'"),
+        (allowed_tools("none", "refresh"), "auto or required"),
+        (allowed_tools("auto"), "at least one"),
+    ):
+        with pytest.raises(GrammarError, match=said):
+            compiler.compile(functions, choice)
+
+
+ANSWER = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "array", "items": {"enum": ["Mon", "Tue"]}, "minItems": 1},
+    },
+    "required": ["city", "days"],
+}
+
+
+def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
+def test_a_response_format_binds_the_text_and_keeps_the_calls(compiler, functions, tokenizer) -> None:
+    end, call = tokenizer.special.end, call_ids(tokenizer, "refresh", {})
+    good, other = tokenizer.encode('{"city":"Lagos","days":["Mon"]}'), tokenizer.encode('{"city":"Lagos"}')
+    for choice, calls in (
+        ("auto", True),
+        ("none", False),
+        ("required", True),
+        (allowed_tools("auto", "refresh"), True),
+    ):
+        grammar = compiler.compile(functions, choice, response_format=json_schema(ANSWER))
+        assert accepts(grammar, [*good, end]) is (choice != "required"), choice
+        assert accepts(grammar, [*call, end]) is calls, choice
+        assert not accepts(grammar, [*other, end]) and not accepts(grammar, tokenizer.encode("Lagos"))
+        assert not accepts(grammar, [*good, *call]), "an answer or calls, never both"
+    any_object = compiler.compile(functions, "auto", response_format={"type": "json_object"})
+    assert accepts(any_object, [*other, end]) and accepts(any_object, [*call, end])
+    assert not accepts(any_object, tokenizer.encode("[1]"))
+    assert compiler.compile(functions, response_format={"type": "text"}) is compiler.compile(functions)
+    alone = compiler.compile((), "auto", response_format=json_schema(ANSWER))
+    assert accepts(alone, [*good, end]) and not accepts(alone, call)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        ANSWER,
+        {"type": "array", "items": {"type": "integer", "minimum": 3, "maximum": 5}, "minItems": 1, "maxItems": 3},
+        {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/Node"}], "$defs": {
+            "Node": {"type": "object", "properties": {"next": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/Node"}]}},
+                     "required": ["next"]}}},
+        {"type": "string", "pattern": "^[A-Z]{3}$"},
+    ],
+)  # fmt: skip
+def test_any_policy_under_a_response_format_makes_what_fits(schema, compiler, walk, tokenizer) -> None:
+    wanted = json_schema(schema)
+    grammar = compiler.compile((), response_format=wanted)
+    for seed in range(15):
+        result = walk(grammar, seed)
+        assert result.ended and format_errors(parse_calls(result.ids, tokenizer).content, wanted) == ()
+
+
+def test_what_breaks_a_response_format_is_said(compiler) -> None:
+    unique = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+    assert (
+        "response_format: /: uniqueItems is not enforced, only validated"
+        in compiler.compile((), response_format=json_schema(unique)).notes
+    )
+    [problem] = format_errors("[1,1]", json_schema(unique))
+    assert "uniqueItems" in problem
+    assert "not JSON" in format_errors('{"a', {"type": "json_object"})[0]
+    for bad in ({"type": "xml"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {}}):
+        with pytest.raises(GrammarError, match="response_format"):
+            compiler.compile((), response_format=bad)
+    with pytest.raises(SchemaError, match="response_format"):
+        compiler.compile((), response_format=json_schema({"type": "text"}))
+
+
+def test_schemas_share_what_they_have_in_common_and_nothing_else(compiler, tokenizer) -> None:
+    """Functions of one grammar with equal and with equally named definitions keep their own meaning."""
+    node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/N"}}, "required": []}
+    specs = [
+        FunctionSpec("f", "", {"properties": {"a": {"$ref": "#/$defs/N"}}, "$defs": {"N": {"type": "integer"}}}),
+        FunctionSpec("g", "", {"properties": {"a": {"$ref": "#/$defs/N"}}, "$defs": {"N": node}}),
+        FunctionSpec("h", "", {"properties": {"a": {"type": "integer"}, "b": {"type": "integer", "maximum": 5}}}),
+    ]
+    grammar = compiler.compile(specs, "required")
+    assert accepts(grammar, call_ids(tokenizer, "f", {"a": 7})) and not accepts(
+        grammar, call_ids(tokenizer, "f", {"a": {}})
+    )
+    assert accepts(grammar, call_ids(tokenizer, "g", {"a": {"next": {}}}))
+    assert not accepts(grammar, call_ids(tokenizer, "g", {"a": 7}))
+    assert accepts(grammar, call_ids(tokenizer, "h", {"a": 7})) and not accepts(
+        grammar, call_ids(tokenizer, "h", {"b": 7})
+    )
+    assert grammar.source.count('"maximum": 999999999999999999') == 1, "one range for all integers"

@@ -258,3 +258,51 @@ def test_queries_and_keys_give_the_selection_of_the_head(engine: Engine) -> None
     assert math.log(chosen["get_weather"] / chosen["log_reading"]) == pytest.approx(first - second, abs=1e-3)
     assert torch.allclose(engine.function_keys(specs[1:])[0], keys[1], atol=1e-5)  # alone or with others
     assert len(engine.function_keys([])) == len(engine.selection_queries([])) == 0
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "days": {"type": "array", "items": {"type": "string"}}},
+    "required": ["city", "days"],
+}
+
+
+@pytest.mark.parametrize("kind", ["json_object", "json_schema"])
+@pytest.mark.parametrize("max_tokens", [40, 120])
+def test_an_answer_fits_its_response_format_and_ends_in_time(engine: Engine, kind: str, max_tokens: int) -> None:
+    wanted = {"type": kind, "json_schema": {"name": "a", "schema": SCHEMA}}
+    asked = [
+        Request(
+            [{"role": "user", "content": "Which city, which days?"}],
+            tools=[ADD] if seed % 2 else [],
+            tool_choice="auto" if not seed % 2 else "none",
+            response_format=wanted,
+            max_tokens=max_tokens,
+            temperature=1.0,
+            seed=seed,
+        )
+        for seed in range(8)
+    ]
+    replies = engine.generate(asked)
+    for reply in replies:
+        assert (reply.finish_reason == "stop") == (not reply.format_errors), reply
+        if reply.finish_reason == "stop":
+            assert isinstance(json.loads(reply.content), dict)
+    assert sum(reply.finish_reason == "stop" for reply in replies) >= 6
+    asked[1].call_threshold, asked[1].tool_choice, asked[1].max_tokens = 0.0, "auto", 60
+    assert [call.name for call in engine.generate([asked[1]])[0].calls] == ["log_reading"], "calls are still possible"
+
+
+def test_only_allowed_functions_are_called(engine: Engine, samples: dict[str, list[Sample]]) -> None:
+    sample = next(s for s in samples["function_cards"] if len(s.specs) >= 3)
+    tools = [{"type": "function", "function": {"name": spec.name}} for spec in sample.specs[1:3]]
+    request, _ = to_request(sample, max_tokens=120)
+    request.temperature, request.seed = 1.5, 0
+    for mode in ("required", "auto"):
+        request.tool_choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+        request.call_threshold = 0.0
+        replies = [engine.generate([request])[0] for request.seed in range(4)]
+        assert {call.name for reply in replies for call in reply.calls} <= {spec.name for spec in sample.specs[1:3]}
+        assert all(reply.token_ids[0] == engine.tokenizer.special.call for reply in replies)
+    with pytest.raises(ValueError, match="no functions"):
+        engine.generate([Request([{"role": "user", "content": "hi"}], tool_choice="required")])

@@ -5,6 +5,7 @@ from multimodal_ai.functions.call_parser import CallParser, ParsedCall, ParsedRe
 from multimodal_ai.functions.execution import TransientError
 from multimodal_ai.functions.grammar import CompiledGrammar, GrammarCompiler, GrammarError, Matcher
 from multimodal_ai.functions.loop import FunctionLoop
+from multimodal_ai.functions.mcp import McpServer
 from multimodal_ai.functions.policy import LoopPolicy, LoopResult, ProposedCall
 from multimodal_ai.functions.registry import FunctionRegistry, RegisteredFunction, function, load_functions
 from multimodal_ai.functions.replay import replay
@@ -34,6 +35,7 @@ __all__ = [
     "LoopPolicy",
     "LoopResult",
     "Matcher",
+    "McpServer",
     "ParsedCall",
     "ParsedReply",
     "ParserEvent",

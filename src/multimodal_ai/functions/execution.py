@@ -67,7 +67,7 @@ def execute(
     are passed on. Raises ValueError when a process is asked
     for and the function cannot be found again from one (lambdas, functions inside functions).
     """
-    if isolation == "process":
+    if isolation == "process" and not function.remote:
         return _in_process(function, arguments, timeout, cancel, memory_limit, result_limit, environment)
     results: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     thread = threading.Thread(

@@ -64,20 +64,16 @@ def iter_subschemas(schema: Any, pointer: str = "") -> Iterator[tuple[str, Any]]
 
 def child_schemas(node: Mapping[str, Any], pointer: str = "") -> Iterator[tuple[str, Any]]:
     """Yield `(JSON pointer, subschema)` for the direct children of one schema object."""
-    for keyword in _SINGLE:
-        if isinstance(node.get(keyword), (Mapping, bool)):
-            yield f"{pointer}/{keyword}", node[keyword]
-    for keyword in _LISTS:
-        children = node.get(keyword)
-        if isinstance(children, list):
-            for index, child in enumerate(children):
-                yield f"{pointer}/{keyword}/{index}", child
-    for keyword in _MAPPINGS:
-        mapping = node.get(keyword)
-        if isinstance(mapping, Mapping):
-            for name, child in mapping.items():
+    for keyword, value in node.items():
+        if keyword in _MAPPINGS:
+            for name, child in value.items() if isinstance(value, Mapping) else ():
                 if isinstance(child, (Mapping, bool)):  # `dependencies` may also hold lists of names
                     yield pointer + json_pointer((keyword, name)), child
+        elif keyword in _LISTS and isinstance(value, list):
+            for index, child in enumerate(value):
+                yield f"{pointer}/{keyword}/{index}", child
+        elif keyword in _SINGLE and isinstance(value, (Mapping, bool)):
+            yield f"{pointer}/{keyword}", value
 
 
 def resolve_reference(root: Mapping[str, Any], reference: str) -> Any:

@@ -30,6 +30,7 @@ from multimodal_ai.functions.policy import (
     Turn,
     deny,
 )
+from multimodal_ai.functions.provenance import FOREIGN, Origin, Provenance
 from multimodal_ai.functions.redaction import redact_text, redact_value, secret_values
 from multimodal_ai.functions.registry import FunctionRegistry, RegisteredFunction
 from multimodal_ai.functions.schema import canonical_arguments, validate_arguments
@@ -46,6 +47,8 @@ class _Pending:
     identity: str
     function: RegisteredFunction | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    confidence: float | None = None
     content: str | None = None
     warning: str = ""
 
@@ -60,7 +63,6 @@ class _Run:
     proposed: Counter[str] = field(default_factory=Counter)
     calls: int = 0
     invalid_turns: int = 0
-    results_seen: bool = False
     secrets: set[str] = field(default_factory=set)
 
     @property
@@ -107,7 +109,8 @@ class FunctionLoop:
         specs = tuple(registered.spec for registered in functions.values())
         if policy.isolation == "process":
             for registered in functions.values():
-                check_isolation(registered)
+                if not registered.remote:
+                    check_isolation(registered)
         trace = Trace(
             header={
                 "policy": policy.model_dump(mode="json"),
@@ -131,11 +134,10 @@ class FunctionLoop:
                 answer, reason = turn.content or "", limit or "answer"
                 history.append({"role": "assistant", "content": answer})
                 break
-            pending = self._propose(run, turn, functions)
+            pending = self._propose(run, turn, functions, Provenance.of(history, specs))
             history.append(_assistant_message(turn, pending))
             self._run_turn(run, pending)
             history += [_tool_message(call) for call in pending]
-            run.results_seen = True
         secrets = sorted(run.secrets, key=len, reverse=True)
         trace.answer, trace.stopped_because = redact_text(answer, secrets), reason
         trace.messages = plain_messages(history[start:], secrets)
@@ -149,20 +151,30 @@ class FunctionLoop:
             return "invalid_calls"
         return "max_steps" if step == self.policy.max_steps - 1 else None
 
-    def _propose(self, run: _Run, turn: Turn, functions: Mapping[str, RegisteredFunction]) -> list[_Pending]:
+    def _propose(
+        self, run: _Run, turn: Turn, functions: Mapping[str, RegisteredFunction], provenance: Provenance
+    ) -> list[_Pending]:
         """Validate and approve each call of a turn, in order. Those that may not run get their result here."""
         result = []
         valid = True
+        unprompted = _decision(turn)
         for proposal in turn.calls:
-            call = self._validate(run, proposal, functions)
+            call = self._validate(run, proposal, functions, provenance, unprompted)
             valid = valid and call.function is not None
             if call.content is None:
-                self._approve(run, call, proposal)
+                self._approve(run, call, provenance, unprompted)
             result.append(call)
         run.invalid_turns += not valid
         return result
 
-    def _validate(self, run: _Run, proposal: CallLike, functions: Mapping[str, RegisteredFunction]) -> _Pending:
+    def _validate(
+        self,
+        run: _Run,
+        proposal: CallLike,
+        functions: Mapping[str, RegisteredFunction],
+        provenance: Provenance,
+        unprompted: _Decision | None,
+    ) -> _Pending:
         name, problem = _readable(str(proposal.name)), ""
         function = functions.get(name)
         try:
@@ -174,9 +186,15 @@ class FunctionLoop:
         identity = call_hash(name, unread if problem else arguments)
         call = _Pending(run.calls, str(proposal.id or f"call_{run.calls}"), name, identity)
         call.arguments = arguments
+        call.origins = _origins(proposal, arguments, provenance)
+        call.confidence = getattr(proposal, "confidence", None)
         run.secrets.update(secret_values(arguments))
         run.proposed[identity] += 1
-        run.trace.add("proposed", call.number, name, identity, id=call.id, arguments=arguments)
+        detail: dict[str, Any] = {"id": call.id, "arguments": arguments, "confidence": call.confidence}
+        detail["origins"] = [[parameter, origin] for parameter, origin in call.origins.items()]
+        if unprompted is not None:
+            detail["without_results"] = {"call": unprompted.call, "function": unprompted.function}
+        run.trace.add("proposed", call.number, name, identity, **detail)
         if run.calls > self.policy.max_calls:
             self._block(run, call, "call_limit", f"no more than {self.policy.max_calls} calls; answer in text now")
             call.function = function
@@ -214,15 +232,13 @@ class FunctionLoop:
         call.content = _error(kind, message)
         run.trace.add("blocked", call.number, call.name, call.identity, error=kind, message=message)
 
-    def _approve(self, run: _Run, call: _Pending, proposal: CallLike) -> None:
+    def _approve(self, run: _Run, call: _Pending, provenance: Provenance, unprompted: _Decision | None) -> None:
         """Ask where the call has side effects, unless policy and provenance allow it unasked."""
         function = call.function
         assert function is not None
         if not function.spec.side_effect or self.policy.dry_run:
             return
-        sources: Mapping[str, Any] = getattr(proposal, "sources", None) or {}
-        confidence: float | None = getattr(proposal, "confidence", None)
-        doubts = self._doubts(run, call, sources, confidence)
+        doubts = self._doubts(run, call, provenance, unprompted)
         if self.policy.auto_approve and not doubts:
             run.trace.add("approved", call.number, call.name, call.identity, by="policy")
             return
@@ -231,8 +247,8 @@ class FunctionLoop:
             name=call.name,
             arguments=copy.deepcopy(call.arguments),
             function=function.spec,
-            confidence=confidence,
-            sources=sources,
+            confidence=call.confidence,
+            origins=dict(call.origins),
             reasons=("it has side effects", *doubts),
         )
         began = time.monotonic()
@@ -256,18 +272,27 @@ class FunctionLoop:
         else:
             raise ValueError(f"approve returned {short_json(decision)}; expected 'allow', 'deny' or arguments")
 
-    def _doubts(self, run: _Run, call: _Pending, sources: Mapping[str, Any], confidence: float | None) -> list[str]:
+    def _doubts(self, run: _Run, call: _Pending, provenance: Provenance, unprompted: _Decision | None) -> list[str]:
         """Why a call with side effects needs a person, even if side effects run unasked."""
-        doubts = []
-        for parameter, source in sources.items():
-            origin = source.get("origin") if isinstance(source, Mapping) else getattr(source, "origin", None)
-            if origin == "function_result":
-                doubts.append(f"{parameter} comes from a function's result, not from the user")
-        if run.results_seen and not self.policy.trust_results:
-            doubts.append("it was proposed after a function's result was read")
+        doubts = [
+            f"{parameter} comes from a function's {FOREIGN[origin]}, not from the user"
+            for parameter, origin in call.origins.items()
+            if origin in FOREIGN
+        ]
+        if provenance.results_read and not self.policy.trust_results:
+            threshold = self.policy.side_effect_threshold
+            if unprompted is None:
+                doubts.append("it was proposed after a function's result was read")
+            elif not unprompted.call >= threshold:
+                doubts.append(
+                    f"with the results hidden a call is only {unprompted.call:.0%} likely, {threshold:.0%} is needed"
+                )
+            elif unprompted.function != call.name:
+                doubts.append(f"with the results hidden the function would be {unprompted.function}")
         if run.proposed[call.identity] > 1:
             doubts.append("the same call was made before")
-        if confidence is not None and confidence < self.policy.auto_approve_confidence:
+        confidence = call.confidence
+        if confidence is not None and not confidence >= self.policy.auto_approve_confidence:
             doubts.append(f"the model is only {confidence:.0%} sure")
         return doubts
 
@@ -357,6 +382,30 @@ class FunctionLoop:
                 "failed", call.number, call.name, call.identity, duration, error=outcome.error, message=message
             )
         call.content = content + (f"\n[{call.warning}]" if call.warning else "")
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """What a model decides with the results hidden, as `policy.Turn` has it."""
+
+    call: float
+    function: str | None
+
+
+def _decision(turn: Turn) -> _Decision | None:
+    given = getattr(turn, "without_results", None)
+    return None if given is None else _Decision(float(given.call), given.function)
+
+
+def _origins(proposal: CallLike, arguments: Mapping[str, Any], provenance: Provenance) -> dict[str, Origin]:
+    """Where each argument came from: what the conversation says, and what the model's pointer adds to it."""
+    sources: Mapping[str, Any] = getattr(proposal, "sources", None) or {}
+    origins = {}
+    for name, value in arguments.items():
+        source = sources.get(name)
+        pointer = source.get("origin") if isinstance(source, Mapping) else getattr(source, "origin", None)
+        origins[name] = provenance.origin(value, pointer or "generated")
+    return origins
 
 
 def _copy(value: Any) -> Any:

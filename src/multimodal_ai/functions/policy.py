@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from pydantic import Field
 
 from multimodal_ai.functions.execution import Isolation
+from multimodal_ai.functions.provenance import Origin
 from multimodal_ai.functions.schema import FunctionSpec
 from multimodal_ai.functions.trace import Event, Trace
 from multimodal_ai.utils.config import ConfigModel
@@ -31,7 +32,11 @@ class CallLike(Protocol):
 
 
 class Turn(Protocol):
-    """One reply of a model: text, calls, or both."""
+    """One reply of a model: text, calls, or both.
+
+    It may have `without_results`, what the model decides with every result hidden: an object with `call`, the
+    probability of a call, and `function`, the likeliest one's name. None or missing: not known.
+    """
 
     @property
     def content(self) -> str | None: ...
@@ -68,20 +73,26 @@ class LoopPolicy(ConfigModel):
     memory_limit: int = Field(default=2 << 30, gt=0, description="bytes for one call in a process")
     auto_approve: bool = Field(default=False, description="run side effects without asking, where provenance allows it")
     auto_approve_confidence: float = Field(default=0.8, ge=0, le=1, description="below it auto_approve still asks")
+    side_effect_threshold: float = Field(
+        default=0.8, ge=0, le=1, description="p(call) with results hidden that a side effect after a result needs"
+    )
     trust_results: bool = Field(default=False, description="let function results trigger side effects without asking")
     dry_run: bool = Field(default=False, description="validate and report calls, run nothing")
 
 
 @dataclass(frozen=True)
 class ProposedCall:
-    """A valid call that waits for approval. `reasons` says why it is asked about, for a person."""
+    """A valid call that waits for approval. `reasons` says why it is asked about, for a person.
+
+    `origins` says of each argument where it came from: see `provenance`.
+    """
 
     id: str
     name: str
     arguments: dict[str, Any]
     function: FunctionSpec
     confidence: float | None
-    sources: Mapping[str, Any]
+    origins: Mapping[str, Origin]
     reasons: tuple[str, ...]
 
 

@@ -58,7 +58,8 @@ class RegisteredFunction:
     """A function that can be called with validated arguments.
 
     `origin` is `(kind, place, name)` with which another process finds it: kind "file" or "module". None when
-    it has no place of its own (lambdas, functions inside functions).
+    it has no place of its own (lambdas, functions inside functions). `remote`: another process does the work
+    anyway, so that isolation has nothing to add.
     """
 
     spec: FunctionSpec
@@ -68,6 +69,7 @@ class RegisteredFunction:
     timeout: float | None = None
     read_only: bool = False
     origin: tuple[str, str, str] | None = None
+    remote: bool = False
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
         """Run the function. The arguments are copied, so it cannot change the caller's.

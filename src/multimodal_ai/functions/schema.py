@@ -30,6 +30,7 @@ from multimodal_ai.functions.canonical import (
     short_json,
 )
 from multimodal_ai.functions.json_schema import (
+    MAX_SCHEMA_DEPTH,
     SchemaError,
     check_schema,
     iter_subschemas,
@@ -50,6 +51,7 @@ __all__ = [
     "resolve_reference",
     "resolve_schema",
     "validate_arguments",
+    "validate_value",
 ]
 
 _SIDE_EFFECT_KEYS = ("side_effect", "x-side-effect")
@@ -79,10 +81,15 @@ class FunctionSpec:
         where = f"function {self.name}: parameters"
         if not isinstance(self.parameters, Mapping):
             raise SchemaError(f"{where}: expected a JSON Schema object, got {short_json(self.parameters)}")
-        parameters = copy.deepcopy(dict(self.parameters))
-        if "$ref" in parameters:
-            parameters = copy.deepcopy(resolve_schema(parameters, parameters))
-        _modernize(parameters)
+        try:
+            parameters = copy.deepcopy(dict(self.parameters))
+            if "$ref" in parameters:
+                parameters = copy.deepcopy(resolve_schema(parameters, parameters))
+            _modernize(parameters)
+        except RecursionError:
+            raise SchemaError(f"{where}: nested deeper than {MAX_SCHEMA_DEPTH}; flatten it") from None
+        except SchemaError as error:
+            raise SchemaError(f"{where}: {error}") from None
         parameters = {"type": "object", "properties": {}, **parameters}
         if parameters["type"] != "object":
             raise SchemaError(f"{where}: expected type object, got {short_json(parameters['type'])}")
@@ -120,11 +127,10 @@ class FunctionSpec:
 
     def to_tool(self) -> dict[str, Any]:
         """The chat-completions form; `x-side-effect` is added when the function has one."""
-        function: dict[str, Any] = {
-            "name": self.name,
-            "description": self.description,
-            "parameters": copy.deepcopy(self.parameters),
-        }
+        return copy.deepcopy(self._tool())
+
+    def _tool(self) -> dict[str, Any]:
+        function: dict[str, Any] = {"name": self.name, "description": self.description, "parameters": self.parameters}
         if self.side_effect:
             function["x-side-effect"] = True
         return {"type": "function", "function": function}
@@ -132,7 +138,7 @@ class FunctionSpec:
     @cached_property
     def hash(self) -> str:
         """SHA-256 (hex) of the canonical JSON of `to_tool()`."""
-        return hashlib.sha256(canonical_json(self.to_tool()).encode()).hexdigest()
+        return hashlib.sha256(canonical_json(self._tool()).encode()).hexdigest()
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -158,11 +164,7 @@ class FunctionSpec:
 
 def _modernize(schema: dict[str, Any]) -> None:
     """Rewrite, in place, the lists of `items` of older drafts as `prefixItems`."""
-    try:
-        nodes = [node for _, node in iter_subschemas(schema)]
-    except SchemaError:  # too deep; check_schema says so with the place
-        return
-    for node in nodes:
+    for node in [node for _, node in iter_subschemas(schema)]:
         if isinstance(node, dict) and isinstance(node.get("items"), list):
             node["prefixItems"] = node.pop("items")
             if "additionalItems" in node:
@@ -208,8 +210,18 @@ def validate_arguments(spec: FunctionSpec, arguments: Mapping[str, Any]) -> list
         return [ArgumentError("", "plain JSON values", str(problem))]
     if not isinstance(arguments, Mapping):
         return [ArgumentError("", "an object", short_json(arguments))]
+    return _errors(_validator(spec), arguments)
+
+
+def validate_value(value: Any, schema: Mapping[str, Any]) -> list[ArgumentError]:
+    """Check any JSON value against a schema as it stands; an empty list means valid. At most 16 errors."""
+    check_schema(schema)
+    return _errors(_Validator(schema, registry=referencing.Registry(), format_checker=_FORMATS), value)
+
+
+def _errors(validator: Any, value: Any) -> list[ArgumentError]:
     found: list[ArgumentError] = []
-    for error in _validator(spec).iter_errors(plain_copy(arguments)):
+    for error in validator.iter_errors(plain_copy(value)):
         found.extend(_explain(error))
         if len(found) >= 16:
             break

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from multimodal_ai.data.processing import ProcessingConfig
 from multimodal_ai.data.rendering import RESULT, SYSTEM, USER, Card, Renderer, Source, Target
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.functions.call_parser import ParserEvent
-from multimodal_ai.functions.grammar import GrammarCompiler
+from multimodal_ai.functions.grammar import GrammarCompiler, format_errors
+from multimodal_ai.functions.provenance import Origin, Provenance, mask_results
 from multimodal_ai.functions.schema import FunctionSpec, validate_arguments
-from multimodal_ai.inference.requests import ArgumentSource, Call, Delta, Reply, Request
+from multimodal_ai.inference.requests import ArgumentSource, Call, Decision, Delta, Reply, Request
 from multimodal_ai.inference.retrieval import Retriever
 from multimodal_ai.inference.sampling import Sampler
 from multimodal_ai.inference.steering import Steering
@@ -36,7 +37,7 @@ from multimodal_ai.models.decoder import Context
 from multimodal_ai.models.function_head import TRIGGER_CLASSES, FunctionScores, continuation, copied_ids
 from multimodal_ai.models.multimodal_model import MultimodalModel
 
-_ORIGINS = {SYSTEM: "system", RESULT: "function_result"}
+_ORIGINS: dict[int, Origin] = {SYSTEM: "system", RESULT: "function_result"}
 
 
 @dataclass
@@ -58,7 +59,9 @@ class _Row:
     @property
     def near_limit(self) -> bool:
         """Whether an open call must be brought to its end: the last third of the tokens is kept for that."""
-        return len(self.reply.token_ids) * 3 >= self.request.max_tokens * 2 and bool(self.steering.specs)
+        return len(self.reply.token_ids) * 3 >= self.request.max_tokens * 2 and (
+            bool(self.steering.specs) or self.steering.formatted
+        )
 
 
 class Engine:
@@ -187,6 +190,9 @@ class Engine:
                     yield from self._event(number, row, event)
             if reply.calls:
                 reply.finish_reason = "tool_calls"
+                reply.without_results = self._without_results(row)
+            elif steering.formatted:
+                reply.format_errors = format_errors(reply.content, row.request.response_format)
             row.finished = True
             reply.usage["completion_tokens"] = len(reply.token_ids)
             reply.usage["forced_tokens"] = row.forced
@@ -218,18 +224,30 @@ class Engine:
         confidence = row.steering.call_probability * row.steering.selection.get(spec.name, 1.0)
         confidence *= sum(free) / len(free) if free else 1.0
         sources = {}
-        for name in event.arguments:
+        provenance = Provenance.of(row.request.messages, row.steering.specs)
+        for name, value in event.arguments.items():
             shares = row.copied.get(name, [])
             mean = sum(share for share, _ in shares) / len(shares) if shares else 0.0
-            origin = "generated"
+            origin: Origin = "generated"
             if mean >= 0.5:
                 strongest = max(shares, key=lambda pair: pair[0])[1]
                 # One token from a function's result marks the value: provenance must not be averaged away.
                 origin = _ORIGINS.get(RESULT if any(r == RESULT for s, r in shares if s > 0.5) else strongest, "user")
-            sources[name] = ArgumentSource(origin, mean)  # type: ignore[arg-type]
+            sources[name] = ArgumentSource(provenance.origin(value, origin), mean)
         identity = f"{len(row.request.messages)}/{len(row.reply.calls)}/{spec.name}{event.text}"
         digest = hashlib.sha256(identity.encode()).hexdigest()
         return Call(f"call_{digest[:12]}", spec.name, event.arguments, confidence, sources)
+
+    def _without_results(self, row: _Row) -> Decision | None:
+        """The head's decision with every result hidden, where a call with side effects follows results."""
+        side_effects = {spec.name for spec in row.steering.specs if spec.side_effect}
+        if not row.answers_result or side_effects.isdisjoint(call.name for call in row.reply.calls):
+            return None
+        messages, images = mask_results(row.request.messages, row.request.images)
+        hidden = replace(row.request, messages=messages, images=images, tool_choice="none", max_tokens=1)
+        reply = self.generate([hidden])[0]
+        assert reply.trigger is not None
+        return Decision(reply.trigger["call"], reply.selection[0][0] if reply.selection else None)
 
     # -- pieces of a step -------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from multimodal_ai.functions.provenance import Origin
 from multimodal_ai.functions.schema import FunctionSpec
 
 
@@ -14,8 +15,10 @@ class Request:
     """One request, in the shape of the chat-completions API.
 
     messages: role, content (text or parts), tool_calls; the images of all parts, in order, either inside the
-    parts or in `images`. tools: functions the model may call. tool_choice: "auto", "none", "required" or
-    {"name": …}. temperature 0 is greedy; temperature is applied first, then top_k (0: off), then top_p.
+    parts or in `images`. tools: functions the model may call. tool_choice: "auto", "none", "required",
+    {"name": …}, or allowed_tools. response_format: None, json_object or json_schema in the chat-completions
+    form; it binds text and leaves calls as they are. temperature 0 is greedy; temperature is applied first, then
+    top_k (0: off), then top_p.
     call_threshold: under "auto" the reply calls a function where the trigger's probability reaches it.
     """
 
@@ -32,6 +35,7 @@ class Request:
     stop: tuple[str, ...] = ()
     logprobs: bool = False
     call_threshold: float = 0.5
+    response_format: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
@@ -49,7 +53,7 @@ class Request:
 class ArgumentSource:
     """Where an argument came from: `copied` is the share of its tokens the pointer took from the source."""
 
-    origin: Literal["user", "system", "function_result", "generated"]
+    origin: Origin
     copied: float
 
 
@@ -67,14 +71,24 @@ class Call:
     sources: dict[str, ArgumentSource] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Decision:
+    """When and which, as the head decides them: p(call), and the likeliest function's name."""
+
+    call: float
+    function: str | None
+
+
 @dataclass
 class Reply:
     """What the model answered.
 
     trigger: probabilities of answer, call, ask_missing and cannot; None without functions. selection: the
     functions with their probabilities, best first. logprobs: natural logarithms, one a token, where asked
-    for. usage counts source and written tokens, how many of these the grammar forced, and turns
-    that were dropped because the conversation is longer than the model reads.
+    for. usage counts source and written tokens, how many of these the grammar forced, and turns that were dropped
+    because the conversation is longer than the model reads. without_results: for a reply that calls a function with
+    side effects after results of functions, the decision with these hidden. format_errors: what of the response
+    format the content breaks (it was cut, or by a keyword that no grammar holds); empty where it fits.
     """
 
     content: str = ""
@@ -85,6 +99,8 @@ class Reply:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     usage: dict[str, int] = field(default_factory=dict)
+    without_results: Decision | None = None
+    format_errors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -53,10 +53,10 @@ class Retriever:
         sample = Sample.from_request(request.messages, request.tools, request.images)
         scores = self.scores([request], sample.specs, [asked_by(sample.messages)])[0]
         choice = normalize_tool_choice(request.tool_choice, sample.specs)
-        if isinstance(choice, dict):
-            named = [spec.name == choice["name"] for spec in sample.specs]
-            scores = scores.masked_fill(torch.tensor(named, device=scores.device), float("inf"))
-        best = sorted(scores.topk(KEPT).indices.tolist())
+        named = set(choice.names) if 0 < len(choice.names) < len(sample.specs) else set()
+        marks = torch.tensor([spec.name in named for spec in sample.specs], device=scores.device)
+        scores = scores.masked_fill(marks, float("inf"))
+        best = sorted(scores.topk(max(KEPT, len(named))).indices.tolist())
         return replace(request, tools=[sample.specs[place] for place in best])
 
     @torch.inference_mode()

@@ -7,14 +7,15 @@ would not be a valid call. It sees scores and ids, never tensors of the model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.functions.call_parser import CallParser, ParserEvent
-from multimodal_ai.functions.grammar import GrammarCompiler, Matcher
+from multimodal_ai.functions.grammar import Choice, GrammarCompiler, Matcher, normalize_tool_choice, response_schema
 from multimodal_ai.functions.schema import FunctionSpec
 from multimodal_ai.inference.requests import Request
 
@@ -51,6 +52,8 @@ class Steering:
     tokenizer: Tokenizer
     call_probability: float
     indices: dict[str, int] = field(default_factory=dict)
+    formatted: bool = False  # text must be JSON
+    answer: str = ""  # what is there of it
 
     @classmethod
     def start(
@@ -64,15 +67,14 @@ class Steering:
         presence: Sequence[Sequence[float]],
     ) -> Steering:
         """Decide between call and text, and compile the grammar of this reply."""
-        choice = request.tool_choice
+        choice = normalize_tool_choice(request.tool_choice, specs)
         call_probability = 1.0
-        if not specs:
-            choice = "none"
-        elif choice == "auto" and trigger is not None:
+        if choice.mode == "auto" and trigger is not None:
             call_probability = trigger["call"]
-            choice = "required" if call_probability >= request.call_threshold else "none"
+            called = call_probability >= request.call_threshold
+            choice = replace(choice, mode="required") if called else Choice("none", ())
         callable_specs = [without_absent(spec, present) for spec, present in zip(specs, presence, strict=True)]
-        grammar = compiler.compile(callable_specs, choice, request.parallel_tool_calls)
+        grammar = compiler.compile(callable_specs, choice, request.parallel_tool_calls, request.response_format)
         return cls(
             specs=specs,
             selection=dict(selection),
@@ -81,6 +83,7 @@ class Steering:
             tokenizer=tokenizer,
             call_probability=call_probability,
             indices={spec.name: number for number, spec in enumerate(specs)},
+            formatted=response_schema(request.response_format) is not None,
         )
 
     @property
@@ -114,18 +117,20 @@ class Steering:
         return weights
 
     def closing(self, allowed: np.ndarray) -> np.ndarray:
-        """Those of the allowed tokens that bring an open call to its end, where there are any.
+        """Those of the allowed tokens that bring an open call or a JSON answer to its end, where there are any.
 
         A reply that comes near its limit must not leave half a call behind: strings, lists and objects are
         closed where the grammar lets them be, and no further call is begun.
         """
         tokens = np.flatnonzero(allowed)
         end = self.tokenizer.special.end
-        if self.parser.state == "text":
+        in_text = self.parser.state == "text"
+        if in_text and (allowed[end] or not self.formatted):
             chosen = [end] if allowed[end] and len(tokens) < 3 else []
         else:
             chosen = []
-            closers = ((b'"}', b'"]'), (b'"',)) if self.parser.in_string else ((b"}", b"]"), (b'"',))
+            in_string = _ends_in_string(self.answer) if in_text else self.parser.in_string
+            closers = ((b'"}', b'"]'), (b'"',)) if in_string else ((b"}", b"]"), (b'"',))
             for endings in closers:
                 chosen = chosen or [t for t in tokens.tolist() if self.tokenizer.token_bytes(t).startswith(endings)]
         if not chosen:
@@ -137,4 +142,12 @@ class Steering:
     def take(self, token: int) -> list[ParserEvent]:
         """Consume one token in the grammar and the parser."""
         self.matcher.consume(token)
-        return self.parser.push(token)
+        events = self.parser.push(token)
+        if self.formatted:
+            self.answer += "".join(event.text for event in events if event.kind == "text")
+        return events
+
+
+def _ends_in_string(text: str) -> bool:
+    """Whether JSON that was begun breaks off inside a string."""
+    return re.sub(r"\\.", "", text, flags=re.DOTALL).count('"') % 2 == 1
