@@ -90,12 +90,12 @@ def test_a_tile_holds_the_whole_shape_wherever_it_stands() -> None:
     assert cut_out(image, rng) is None
 
 
-def test_tiles_are_of_training_images_and_say_as_many_shapes_as_they_show() -> None:
-    for sample in RECIPES["shape_tiles"].build(RecipeContext(limit=60), "train"):
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_tiles_say_as_many_shapes_as_they_show(split: str) -> None:
+    for sample in RECIPES["shape_tiles"].build(RecipeContext(limit=60), split):
         texts = sample.messages[-1].text.split(", ")
         with Image.open(io.BytesIO(sample.images[0])) as image:
             assert image.size == (TILE * len(texts), TILE)
         for text in texts:
             _, colour, shape = text.split()
             assert colour in COLOURS and shape in SHAPES
-    assert RECIPES["shape_tiles"].splits == ("train",)

@@ -3,7 +3,7 @@
 Image bytes are taken as the package has them. The official split stands: 4,000 images with 38,575
 questions for training, 1,000 with 9,673 for testing. Captions come from the training answers only, and
 only for images of which both colour and shape are stated. What is asked about a training image stands together.
-`shape_tiles` shows one to three such shapes cut out of training images, side by side: seeing a whole image
+`shape_tiles` shows one to three such shapes cut out of a split's images, side by side: seeing a whole image
 begins with seeing its shape.
 
 Source: V. Zhou, easy-vqa on PyPI. Licence: MIT. Split: official, by image.
@@ -114,10 +114,10 @@ def cut_out(image: np.ndarray, rng: Random) -> np.ndarray | None:
 
 
 def tiles(context: RecipeContext, split: str) -> Iterator[Row]:
-    """One to three shapes of training images side by side with what they are, without end."""
-    package = _package()
-    said = sorted(captions(*package.get_train_questions()).items())
-    paths = package.get_train_image_paths()
+    """One to three shapes of the split's images side by side with what they are, without end."""
+    package, train = _package(), split == "train"
+    said = sorted(captions(*(package.get_train_questions() if train else package.get_test_questions())).items())
+    paths = package.get_train_image_paths() if train else package.get_test_image_paths()
     number = 0
     while True:
         rng = stream(TILES, context.seed, split, number)
@@ -143,8 +143,8 @@ RECIPE = Recipe(
 TILE_RECIPE = Recipe(
     name=TILES,
     licence=RECIPE.licence,
-    description="one to three coloured shapes, cut out of training images, with what they are",
-    splits=("train",),
+    description="one to three coloured shapes, cut out of easy-VQA's images, with what they are",
+    splits=("train", "test"),
     rows=tiles,
-    sizes={"train": 6_000},
+    sizes={"train": 6_000, "test": 500},
 )
