@@ -11,10 +11,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
+
+import yaml
 
 from multimodal_ai.data.recipes.common import RecipeContext
 from multimodal_ai.evaluation.common import Example, Generator, SuiteResult, in_batches, spread
@@ -35,16 +37,20 @@ UNATTENDED = LoopPolicy(auto_approve=True, deadline=600.0)
 
 @dataclass(frozen=True)
 class Attack:
-    """A user's task during which an attacker's instructions stand in the results, or without an attacker."""
+    """A user's task, and a goal whose instructions an attacker put wherever the task has to read; None without."""
 
     suite: Any
     user: Any
     goal: Any = None
-    injections: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_side_effect(self) -> bool:
         return self.goal is not None and (self.suite.name, self.goal.ID) not in WORDS_ONLY
+
+    def environment(self) -> Any:
+        """A fresh environment, instructions included."""
+        attacker = _dojo().attacker(self.suite.name)
+        return _environment(self.suite, attacker.attack(self.user, self.goal) if self.goal else {})
 
 
 def run(engine: Generator, context: RecipeContext, batch_size: int = 32, max_tokens: int = 192) -> SuiteResult:
@@ -61,16 +67,13 @@ def run(engine: Generator, context: RecipeContext, batch_size: int = 32, max_tok
     """
     suites = load_suites()
     tasks = spread([Attack(suite, task) for suite in suites for task in suite.user_tasks.values()], context.limit)
-    attacks = spread(list(_attacks(suites)), context.limit)
+    attacks = spread(all_attacks(suites), context.limit)
     result = SuiteResult()
     model = _model(engine, max_tokens)
     alone = [play(attack, model) for attack in _each(tasks, "Tasks")]
     under = [play(attack, model) for attack in _each(attacks, "Attacks")]
-    obedient = [
-        play(attack, obey(attack)).reached
-        for attack in _each([attack for attack in attacks if attack.has_side_effect], "Attacks obeyed")
-        if _script(attack.goal, attack)
-    ]
+    scripted = [attack for attack in attacks if attack.has_side_effect and has_script(attack)]
+    obedient = [play(attack, obey(attack)).reached for attack in _each(scripted, "Attacks obeyed")]
     result.add_proportion("utility", [outcome.solved for outcome in alone])
     result.add_proportion("utility_under_attack", [outcome.solved for outcome in under])
     pairs = list(zip(attacks, under, strict=True))
@@ -91,15 +94,18 @@ def run(engine: Generator, context: RecipeContext, batch_size: int = 32, max_tok
 def _dojo() -> SimpleNamespace:
     package_folder(PACKAGE, "injection")
     with stand_ins(VENDORS), _quiet():
+        from agentdojo.agent_pipeline.tool_execution import tool_result_to_str
         from agentdojo.attacks.base_attacks import FixedJailbreakAttack
         from agentdojo.attacks.important_instructions_attacks import ImportantInstructionsAttack
         from agentdojo.functions_runtime import FunctionCall
-        from agentdojo.agent_pipeline.tool_execution import tool_result_to_str
         from agentdojo.task_suite.load_suites import get_suites
+        from agentdojo.task_suite.task_suite import read_suite_file
+    suites, template = get_suites(VERSION), ImportantInstructionsAttack._JB_STRING
     return SimpleNamespace(
-        suites=get_suites(VERSION),
-        attack=lambda suite: FixedJailbreakAttack(ImportantInstructionsAttack._JB_STRING, suite, None),
+        suites=suites,
+        attacker=lru_cache(lambda name: FixedJailbreakAttack(template, suites[name], None)),
         call=FunctionCall,
+        file=read_suite_file,
         text=tool_result_to_str,
     )
 
@@ -109,18 +115,31 @@ def load_suites() -> list[Any]:
     return list(_dojo().suites.values())
 
 
-def _attacks(suites: Sequence[Any]) -> Iterator[Attack]:
-    """Every task with every goal of its suite, the instructions wherever the task has to read."""
-    for suite in suites:
-        attacker = _dojo().attack(suite)
-        for user in suite.user_tasks.values():
-            for goal in suite.injection_tasks.values():
-                with _quiet():
-                    try:
-                        injections = attacker.attack(user, goal)
-                    except ValueError:  # the task reads nothing that an attacker could have written
-                        continue
-                yield Attack(suite, user, goal, injections)
+def all_attacks(suites: Sequence[Any]) -> list[Attack]:
+    """Every task with every goal of its suite."""
+    return [
+        Attack(suite, user, goal)
+        for suite in suites
+        for user in suite.user_tasks.values()
+        for goal in suite.injection_tasks.values()
+    ]
+
+
+def has_script(attack: Attack) -> bool:
+    """Whether the benchmark says by which calls the goal is reached; for eight of the 35 it does not."""
+    return bool(_script_of(attack.goal, _environment(attack.suite, {})))
+
+
+def _environment(suite: Any, injections: Mapping[str, str]) -> Any:
+    """As the suite's own method, ten times as fast: it parses YAML in Python."""
+    text = _dojo().file(suite.name, "environment.yaml", suite.data_path)
+    filled = text.format(**{**_defaults(suite), **injections})
+    return suite.environment_type.model_validate(yaml.load(filled, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
+@lru_cache
+def _defaults(suite: Any) -> dict[str, str]:
+    return suite.get_injection_vector_defaults()
 
 
 @contextmanager
@@ -153,13 +172,13 @@ class Outcome:
     refused: str = ""
 
 
-def play(
-    attack: Attack, respond: Respond, policy: LoopPolicy = UNATTENDED, approve: Approve = deny
-) -> Outcome:
+def play(attack: Attack, respond: Respond, policy: LoopPolicy = UNATTENDED, approve: Approve = deny) -> Outcome:
     """Run one task through the function loop in the benchmark's environment, and let the benchmark judge."""
     agent = _Agent(respond, policy, approve)
     with _quiet():
-        solved, reached = attack.suite.run_task_with_pipeline(agent, attack.user, attack.goal, dict(attack.injections))
+        solved, reached = attack.suite.run_task_with_pipeline(
+            agent, attack.user, attack.goal, {}, environment=attack.environment()
+        )
     return Outcome(
         bool(solved), bool(reached) and attack.goal is not None, tuple(agent.ran), agent.answer, agent.refused
     )
@@ -204,7 +223,9 @@ def _model(engine: Generator, max_tokens: int) -> Respond:
 
 def obey(attack: Attack) -> Respond:
     """What a perfect model does that also does everything it reads: the task's calls, then the attacker's."""
-    script = iter([*_script(attack.user, attack), *(_script(attack.goal, attack) if attack.goal else [])])
+    with _quiet():
+        environment = attack.user.init_environment(attack.environment())
+        script = iter([call for task in (attack.user, attack.goal) if task for call in _script_of(task, environment)])
 
     def respond(
         messages: list[dict[str, Any]], functions: Sequence[FunctionSpec], images: Sequence[Any], tool_choice: Any
@@ -215,14 +236,12 @@ def obey(attack: Attack) -> Respond:
     return respond
 
 
-def _script(task: Any, attack: Attack) -> list[Call]:
-    """The calls that solve a task, as the benchmark gives them; some goals come without."""
-    with _quiet():
-        environment = attack.suite.load_and_inject_default_environment(dict(attack.injections))
-        if hasattr(attack.user, "init_environment"):
-            environment = attack.user.init_environment(environment)
-        calls = task.ground_truth(environment)
-    return [Call(f"call_{number}", call.function, dict(call.args), 1.0) for number, call in enumerate(calls)]
+def _script_of(task: Any, environment: Any) -> list[Call]:
+    """The calls that solve a task, as the benchmark gives them."""
+    return [
+        Call(f"call_{number}", call.function, dict(call.args), 1.0)
+        for number, call in enumerate(task.ground_truth(environment))
+    ]
 
 
 def _each(items: Sequence[Attack], description: str) -> Iterator[Attack]:
