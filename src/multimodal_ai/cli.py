@@ -122,7 +122,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="text, retrieval, vqa or calls; one for each --data, or all for one. Default: all that fit. "
-            "Or one with its own data: arguments, bfcl, schemas, selection, trigger. Repeatable."
+            "Or one with its own data: arguments, bfcl, injection, schemas, selection, trigger. Repeatable."
         ),
     ] = None,
     source: Annotated[

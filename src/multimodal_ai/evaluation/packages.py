@@ -29,13 +29,27 @@ def package_folder(name: str, suite: str) -> Path:
     return Path(found.origin).parent
 
 
-class _StandIn(ModuleType):
-    """A module that has every name: a class that can be named, subclassed and made, and does nothing."""
+class _Any(type):
+    """A class that has every attribute, so that a module may name, subclass and decorate with what is not there."""
 
+    def __getattr__(cls, name: str) -> Any:
+        return _stand_in(name)
+
+
+def _stand_in(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    members = {
+        "__init__": lambda self, *args, **kwargs: None,
+        "__call__": lambda self, given=None, *args, **kwargs: given,  # a decorator leaves a function as it is
+        "__class_getitem__": classmethod(lambda cls, item: cls),
+    }
+    return _Any(name, (), members)
+
+
+class _StandIn(ModuleType):
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {"__init__": lambda self, *args, **kwargs: None})
+        return _stand_in(name)
 
 
 @contextmanager

@@ -20,7 +20,18 @@ from typing import Any
 from multimodal_ai.data.messages import Sample
 from multimodal_ai.data.recipes.common import RecipeContext
 from multimodal_ai.data.rows import load_rows
-from multimodal_ai.evaluation import arguments, bfcl, calls, retrieval, schemas, selection, text, trigger, vqa
+from multimodal_ai.evaluation import (
+    arguments,
+    bfcl,
+    calls,
+    injection,
+    retrieval,
+    schemas,
+    selection,
+    text,
+    trigger,
+    vqa,
+)
 from multimodal_ai.evaluation.common import SuiteResult, spread_rows
 from multimodal_ai.utils.logger import is_main_process
 
@@ -34,6 +45,7 @@ SUITES: dict[str, Suite] = {
 BENCHMARKS: dict[str, Callable[[Any, RecipeContext, int], SuiteResult]] = {
     "arguments": arguments.run,
     "bfcl": bfcl.run,
+    "injection": injection.run,
     "schemas": schemas.run,
     "selection": selection.run,
     "trigger": trigger.run,
