@@ -7,6 +7,7 @@ from toy import toy_config
 
 from multimodal_ai.training.checkpoint import config_differences
 from multimodal_ai.training.config import BatchConfig, ScheduleConfig, TrainConfig, TrainerConfig
+from multimodal_ai.training.losses import TERMS
 from multimodal_ai.utils.config import ConfigError, load_config, parse_config
 
 
@@ -53,3 +54,17 @@ def test_only_keys_that_change_what_is_computed_count_as_differences(tmp_path: P
         "optimizer.lr: 0.02 in the checkpoint, 0.5 now",
         "seed: 0 in the checkpoint, 3 now",
     ]
+
+
+ROOT = Path(__file__).parents[2]
+STAGES = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if path.read_text().find("\nstage:") > 0]
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_every_stage_that_comes_with_the_project_can_be_read(path: Path):
+    config = load_config(TrainConfig, path)
+    assert set(config.losses) <= set(TERMS) and config.data.sources
+    assert config.model is None or (isinstance(config.model, Path) and (ROOT / config.model).is_file())
+    assert not {source.path for source in config.calibration.sources.values()} & {
+        source.path for source in config.data.sources.values()
+    }

@@ -80,7 +80,7 @@ class Source:
         """The row in words, counted from 1 as editors do."""
         return f"row {index + 1:,} of {self.config.path.name}"
 
-    def _spread(self, count: int = 4096) -> Iterator[Sample]:
+    def _spread(self, count: int = 1024) -> Iterator[Sample]:
         """At most about `count` usable samples from all over the source."""
         for index in range(0, len(self), -(-len(self) // count)):
             with contextlib.suppress(DataError):

@@ -18,7 +18,7 @@ from multimodal_ai.functions.lexical import lexical_scores
 from multimodal_ai.functions.schema import FunctionSpec
 from multimodal_ai.utils.config import ConfigModel
 
-COMPARED = 512  # cards that are compared with a request to find those most like it
+COMPARED = 256  # cards that are compared with a request to find those most like it
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 

@@ -8,6 +8,7 @@ everything long lives in the context.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -22,7 +23,7 @@ from multimodal_ai.models.layers import (
     SwiGLU,
     rotary_angles,
 )
-from multimodal_ai.models.text_encoder import KeysValues, StandaloneTexts, gather_memory, gather_valid
+from multimodal_ai.models.text_encoder import KeysValues, MemoryPlaces, StandaloneTexts
 
 
 class DecoderConfig(BlockConfig):
@@ -42,12 +43,17 @@ class Context:
     texts: StandaloneTexts | None = None
     card_index: Tensor | None = None
 
+    @cached_property
+    def listed(self) -> MemoryPlaces | None:
+        """Where the tokens of each sample's cards stand; None without cards."""
+        if self.texts is None or self.card_index is None:
+            return None
+        return MemoryPlaces.of(self.texts.valid, self.card_index)
+
     @property
     def key_valid(self) -> Tensor:
-        """bool[B, F * L + S]: cards first, then the conversation, as everywhere."""
-        if self.texts is None or self.card_index is None:
-            return self.valid
-        return torch.cat((gather_valid(self.texts.valid, self.card_index), self.valid), dim=1)
+        """bool[B, M + S]: cards first, then the conversation, as everywhere."""
+        return self.valid if self.listed is None else torch.cat((self.listed.valid, self.valid), dim=1)
 
 
 @dataclass
@@ -108,15 +114,16 @@ class DecoderBlock(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
     def context_keys_values(self, context: Context) -> KeysValues:
-        """Keys and values of cards and conversation, each float[B, F * L + S, K, E].
+        """Keys and values of cards and conversation, each float[B, M + S, K, E].
 
         A card's are made once and lined up for every sample that lists it.
         """
         k, v = self.cross_attention.keys_values(context.states)
-        if context.texts is None or context.card_index is None:
+        listed = context.listed
+        if context.texts is None or listed is None:
             return k, v
         of_texts = self.cross_attention.keys_values(context.texts.states)
-        cards = [gather_memory(part, context.card_index).to(k.dtype) for part in of_texts]
+        cards = [listed.gather(part).to(k.dtype) for part in of_texts]
         return torch.cat((cards[0], k), dim=1), torch.cat((cards[1], v), dim=1)
 
 

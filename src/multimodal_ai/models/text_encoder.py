@@ -44,17 +44,31 @@ class StandaloneTexts:
     keys_values: list[KeysValues]
 
 
-def gather_memory(per_text: Tensor, index: Tensor) -> Tensor:
-    """Line up each sample's texts: per_text [U, L, ...], index int[B, F] (-1 none) -> [B, F * L, ...]."""
-    B, count = index.shape
-    flat = per_text.index_select(0, index.clamp(min=0).flatten())
-    return flat.view(B, count * per_text.shape[1], *per_text.shape[2:])
+@dataclass
+class MemoryPlaces:
+    """Where the tokens of each sample's texts stand, one text behind the other and without their padding.
 
+    places: int[B, M] into the U * L tokens of all texts; valid: bool[B, M]. M is the most that a sample has,
+    rounded up to 8.
+    """
 
-def gather_valid(valid: Tensor, index: Tensor) -> Tensor:
-    """Like `gather_memory` for the mask: bool[U, L], int[B, F] -> bool[B, F * L], False where index is -1."""
-    gathered = valid[index.clamp(min=0)] & (index >= 0)[..., None]
-    return gathered.flatten(1)
+    places: Tensor
+    valid: Tensor
+
+    @classmethod
+    def of(cls, texts: Tensor, index: Tensor) -> MemoryPlaces:
+        """texts: bool[U, L], which tokens are real; index: int[B, F], -1 none."""
+        L = texts.shape[1]
+        real = (texts[index.clamp(min=0)] & (index >= 0)[..., None]).flatten(1)
+        width = min(-(-int(real.sum(1).max()) // 8) * 8, real.shape[1])
+        order = real.int().argsort(dim=1, descending=True, stable=True)[:, :width]
+        every = (index.clamp(min=0)[..., None] * L + torch.arange(L, device=index.device)).flatten(1)
+        return cls(every.gather(1, order), real.gather(1, order))
+
+    def gather(self, per_text: Tensor) -> Tensor:
+        """[U, L, ...] -> [B, M, ...]."""
+        flat = per_text.flatten(0, 1).index_select(0, self.places.flatten())
+        return flat.view(*self.places.shape, *per_text.shape[2:])
 
 
 class TextEncoder(nn.Module):
@@ -100,7 +114,8 @@ class TextEncoder(nn.Module):
         packing = Packing(lengths, x.shape[1])
         key_valid = packing.valid
         if cards is not None and card_index is not None:
-            key_valid = torch.cat((gather_valid(cards.valid, card_index), key_valid), dim=1)
+            listed = MemoryPlaces.of(cards.valid, card_index)
+            key_valid = torch.cat((listed.valid, key_valid), dim=1)
         layout = AttentionLayout(key_valid=key_valid, packing=packing)
         angles = self._angles(packing)
         x = packing.unpad(x)
@@ -108,7 +123,7 @@ class TextEncoder(nn.Module):
             before = None
             if cards is not None and card_index is not None:
                 k, v = cards.keys_values[number]
-                before = (gather_memory(k, card_index), gather_memory(v, card_index))
+                before = (listed.gather(k), listed.gather(v))
             x, _ = block(x, layout, angles, before)
             if mix is not None:
                 x = packing.unpad(mix(number, packing.pad(x)))
