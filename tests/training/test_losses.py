@@ -17,7 +17,7 @@ from multimodal_ai.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from multimodal_ai.training.losses import TERMS, TrainingObjective
 
 # Their negatives come from the micro-batch, so these terms are left out; docs/training.md says so.
-SPLIT_FREE = {term: 1.0 for term in TERMS if term not in ("contrastive", "retrieval")}
+SPLIT_FREE = {term: 1.0 for term in TERMS if term not in ("contrastive", "retrieval", "bag_of_words")}
 
 
 def gradient(tokenizer: Tokenizer, make: Any, micro_size: int, world: int) -> dict[str, Tensor]:

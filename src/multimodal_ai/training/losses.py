@@ -8,7 +8,8 @@ still hangs on the graph.
 Terms: `language` (next token; inside argument values and in answers to a function's result through the
 pointer-generator mixture), `contrastive` (sigmoid loss over image-text pairs), `trigger`,
 `selection` (among the functions listed), `retrieval` (among those of all hidden examples of the micro-batch),
-`presence`, `copy_gate`, `copy_span`, `bag_of_words` (a caption's words from visual tokens).
+`presence`, `copy_gate`, `copy_span`, `bag_of_words` (a caption's words from visual tokens, among
+those of all captions of the micro-batch).
 """
 
 from __future__ import annotations
@@ -171,18 +172,20 @@ class TrainingObjective(nn.Module):
         return -F.logsigmoid(sign * logits).sum()
 
     def _bag_of_words(self, out: ModelOutput, batch: Batch) -> Tensor:
-        """Cross-entropy of a caption's words, each as likely, under the image's visual tokens, summed over the
-        pairs (as SuperClass does with the vision encoder, arXiv 2411.03313). Any token of the image may say a word.
+        """Cross-entropy of a caption's words, each as likely, under the image's visual tokens, over the words of all
+        captions of the micro-batch; summed over the pairs (as SuperClass does with a vision encoder, arXiv
+        2411.03313). Any token of the image may say a word.
 
         The words are those of the shared embedding, so that what an image shows comes to lie where the text
         encoder has the word for it.
         """
-        visual, ids = out.visual, batch.text_ids[batch.pair_text]
-        if not len(ids):
+        visual, captions = out.visual, batch.text_ids[batch.pair_text]
+        words = captions[captions >= len(SPECIAL_TOKENS)].unique()
+        if not len(words):
             return visual.tokens.sum() * 0.0
-        logits = self.model.logits(F.layer_norm(visual.tokens, visual.tokens.shape[-1:]))  # [C, M, V]
+        states = F.layer_norm(visual.tokens, visual.tokens.shape[-1:])
+        embedding = self.model.embedding(words).to(states.dtype)
+        logits = F.linear(states * self.model.logit_scale, embedding).float()  # [C, M, W]
         logits = logits.masked_fill(~visual.valid[..., None], torch.finfo(torch.float32).min)
-        log_probability = logits.logsumexp(1).log_softmax(-1)
-        said = torch.zeros_like(log_probability).scatter_(1, ids, 1.0)
-        said[:, : len(SPECIAL_TOKENS)] = 0  # the opening, and padding
-        return -(said / said.sum(1, keepdim=True).clamp(min=1) * log_probability).sum()
+        said = (captions[..., None] == words).any(1).float()  # [C, W]
+        return _cross_entropy(logits.logsumexp(1), said / said.sum(1, keepdim=True).clamp(min=1))
