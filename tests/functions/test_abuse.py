@@ -241,6 +241,10 @@ HOSTILE_SCHEMAS: dict[str, Any] = {
     "back-reference": {"type": "string", "pattern": r"(a+)\1"},
     "counted bomb": {"type": "string", "pattern": "((a{1,500}){1,500}){1,500}"},
     "long pattern": {"type": "string", "pattern": "a|" * 5000},
+    "below 64 bits": {"type": "integer", "minimum": -(2**63) - 5, "maximum": -(2**63)},
+    "above 64 bits": {"type": "integer", "minimum": 2**63, "maximum": 2**63 + 4},
+    "numbers beyond": {"type": "number", "maximum": -(10**20)},
+    "no float": {"type": "number", "minimum": 10**400},
 }
 CYCLES = {
     "A": {"type": "object", "properties": {"b": {"$ref": "#/$defs/A"}}, "required": ["b"]},
@@ -260,7 +264,17 @@ def test_a_hostile_schema_is_refused_by_name_and_soon(name: str, compiler: Gramm
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("schema", [{"$ref": "#/$defs/B"}, {"type": "string", "pattern": "^(a+)+$"}, nested(30)])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/B"},
+        {"type": "string", "pattern": "^(a+)+$"},
+        nested(30),
+        {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+        {"type": "number", "minimum": -(10**30), "exclusiveMaximum": 10**30},
+        {"type": "integer", "exclusiveMaximum": 1 - 5 * 10**17},
+    ],
+)
 def test_a_schema_that_only_looks_hostile_works(
     schema: Any, compiler: GrammarCompiler, walk: Any, tokenizer: Any
 ) -> None:
