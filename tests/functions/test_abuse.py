@@ -380,7 +380,9 @@ NAMES = st.sampled_from(["a", "city", "unit price", "é", "日本"])
 LEAVES = st.one_of(
     st.builds(lambda length: {"type": "string", "maxLength": length}, st.integers(1, 9)),
     st.builds(
-        lambda low, size: {"type": "integer", "minimum": low, "maximum": low + size}, st.integers(), st.integers(0, 9)
+        lambda low, size: {"type": "integer", "minimum": low, "maximum": low + size},
+        st.integers(-(10**17), 10**17),
+        st.integers(0, 9),
     ),
     st.lists(TEXTS.filter(bool), min_size=1, max_size=3, unique=True).map(lambda values: {"enum": values}),
     st.sampled_from([{"type": "boolean"}, {"type": "null"}, {"type": "number"}, {"pattern": "^[A-Z]{2}[0-9]?$"}]),

@@ -89,7 +89,10 @@ def bounded_schema(
     copier = _BoundedCopy(parameters, bounds or GenerationBounds())
     schema = copier.copy(parameters, 0, "", top=True)
     if schema is None or schema is False:
-        raise SchemaError("no finite arguments satisfy the schema (a required parameter needs itself)")
+        beyond = [note for note in copier.notes if "can be generated" in note]
+        raise SchemaError(
+            f"no finite arguments satisfy the schema ({'; '.join(beyond) or 'a required parameter needs itself'})"
+        )
     return schema, copier.definitions, sorted(set(copier.notes))
 
 
