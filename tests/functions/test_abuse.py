@@ -241,6 +241,10 @@ HOSTILE_SCHEMAS: dict[str, Any] = {
     "back-reference": {"type": "string", "pattern": r"(a+)\1"},
     "counted bomb": {"type": "string", "pattern": "((a{1,500}){1,500}){1,500}"},
     "long pattern": {"type": "string", "pattern": "a|" * 5000},
+    "below 64 bits": {"type": "integer", "minimum": -(2**63) - 5, "maximum": -(2**63)},
+    "above 64 bits": {"type": "integer", "minimum": 2**63, "maximum": 2**63 + 4},
+    "numbers beyond": {"type": "number", "maximum": -(10**20)},
+    "no float": {"type": "number", "minimum": 10**400},
 }
 CYCLES = {
     "A": {"type": "object", "properties": {"b": {"$ref": "#/$defs/A"}}, "required": ["b"]},
@@ -260,7 +264,17 @@ def test_a_hostile_schema_is_refused_by_name_and_soon(name: str, compiler: Gramm
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("schema", [{"$ref": "#/$defs/B"}, {"type": "string", "pattern": "^(a+)+$"}, nested(30)])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/B"},
+        {"type": "string", "pattern": "^(a+)+$"},
+        nested(30),
+        {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+        {"type": "number", "minimum": -(10**30), "exclusiveMaximum": 10**30},
+        {"type": "integer", "exclusiveMaximum": 1 - 5 * 10**17},
+    ],
+)
 def test_a_schema_that_only_looks_hostile_works(
     schema: Any, compiler: GrammarCompiler, walk: Any, tokenizer: Any
 ) -> None:
@@ -366,7 +380,9 @@ NAMES = st.sampled_from(["a", "city", "unit price", "é", "日本"])
 LEAVES = st.one_of(
     st.builds(lambda length: {"type": "string", "maxLength": length}, st.integers(1, 9)),
     st.builds(
-        lambda low, size: {"type": "integer", "minimum": low, "maximum": low + size}, st.integers(), st.integers(0, 9)
+        lambda low, size: {"type": "integer", "minimum": low, "maximum": low + size},
+        st.integers(-(10**17), 10**17),
+        st.integers(0, 9),
     ),
     st.lists(TEXTS.filter(bool), min_size=1, max_size=3, unique=True).map(lambda values: {"enum": values}),
     st.sampled_from([{"type": "boolean"}, {"type": "null"}, {"type": "number"}, {"pattern": "^[A-Z]{2}[0-9]?$"}]),

@@ -90,7 +90,9 @@ def test_open_schemas_get_limits_and_closed_ones_keep_theirs() -> None:
                 "long": {"type": "string", "maxLength": 2000},
                 "least": {"type": "string", "minLength": 900},
                 "whole": {"type": "integer"},
-                "positive": {"type": "integer", "minimum": 10**20},
+                "positive": {"type": "integer", "minimum": 5 * 10**17},
+                "huge": {"type": "integer", "minimum": 10**20},
+                "wide": {"type": "integer", "minimum": -(10**30), "exclusiveMaximum": 10**30},
                 "list": {"type": "array", "items": {"type": "boolean"}},
                 "many": {"type": "array", "items": {"type": "boolean"}, "minItems": 100},
             },
@@ -99,7 +101,9 @@ def test_open_schemas_get_limits_and_closed_ones_keep_theirs() -> None:
     assert copied["text"] == {"type": "string", "maxLength": 512}
     assert copied["long"]["maxLength"] == 2000 and copied["least"]["maxLength"] == 900
     assert copied["whole"] == {"type": "integer", "minimum": 1 - 10**18, "maximum": 10**18 - 1}
-    assert copied["positive"] == {"type": "integer", "minimum": 10**20, "maximum": 10**21}
+    assert copied["positive"] == {"type": "integer", "minimum": 5 * 10**17, "maximum": 10**18 - 1}
+    assert copied["wide"] == {"type": "integer", "minimum": 1 - 10**18, "exclusiveMaximum": 10**18 - 1}
+    assert "huge" not in copied, "the engine cannot count so far; what is not required is left out"
     assert copied["list"]["maxItems"] == 64 and copied["many"]["maxItems"] == 100
 
 

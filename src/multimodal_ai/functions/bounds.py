@@ -47,6 +47,8 @@ _KEYWORD_TYPES = {
     "string": "pattern format minLength maxLength",
     "number": "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf",
 }
+_RANGE = frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"))
+_WIDEST = 10**18 - 1  # llguidance counts in 64 bits: beyond them it saturates, and overflows its stack at the least one
 _SCALARS: list[Any] = ["string", "number", "boolean", "null"]
 # The engine's own dates include 30 February; these are days that exist, in the years 1000 to 2999.
 _LEAP_YEAR = r"(?:[12]\d(?:0[48]|[2468][048]|[13579][26])|(?:12|16|20|24|28)00)"
@@ -87,7 +89,10 @@ def bounded_schema(
     copier = _BoundedCopy(parameters, bounds or GenerationBounds())
     schema = copier.copy(parameters, 0, "", top=True)
     if schema is None or schema is False:
-        raise SchemaError("no finite arguments satisfy the schema (a required parameter needs itself)")
+        beyond = [note for note in copier.notes if "can be generated" in note]
+        raise SchemaError(
+            f"no finite arguments satisfy the schema ({'; '.join(beyond) or 'a required parameter needs itself'})"
+        )
     return schema, copier.definitions, sorted(set(copier.notes))
 
 
@@ -128,6 +133,11 @@ def _is_refused(keyword: str, value: Any, spec: FunctionSpec) -> bool:
     except SchemaError:
         return True
     return False
+
+
+def _reaches(key: str, bound: float) -> bool:
+    """Whether a bound lies beyond the widest range on its own side, where it can be drawn in."""
+    return bound < -_WIDEST if key in ("minimum", "exclusiveMinimum") else bound > _WIDEST
 
 
 def _all_required(node: Mapping[str, Any]) -> bool:
@@ -194,7 +204,7 @@ class _BoundedCopy:
         if kind == "string":
             self._string(node, where)
         elif kind in ("integer", "number"):
-            self._number(node, kind)
+            return self._number(node, kind, where)
         elif kind == "array":
             return self._array(node, level, where)
         elif kind == "object":
@@ -210,17 +220,24 @@ class _BoundedCopy:
         elif node.get("format") in (None, "email", "hostname", "uri"):  # the others are short by themselves
             node.setdefault("maxLength", max(self.bounds.string_length, node.get("minLength", 0)))
 
-    def _number(self, node: dict[str, Any], kind: str) -> None:
+    def _number(self, node: dict[str, Any], kind: str, where: str) -> bool:
+        """Bound a number; False where its range lies beyond what the engine can hold."""
         digits = self.bounds.integer_digits if kind == "integer" else self.bounds.number_digits
         limit = 10**digits - 1
+        for key in node.keys() & _RANGE:
+            node[key] = min(max(node[key], -_WIDEST), _WIDEST) if _reaches(key, node[key]) else node[key]
         low = max((node[key] for key in ("minimum", "exclusiveMinimum") if key in node), default=None)
         high = min((node[key] for key in ("maximum", "exclusiveMaximum") if key in node), default=None)
+        if (low is not None and low > _WIDEST) or (high is not None and high < -_WIDEST):
+            self.notes.append(f"{where or '/'}: no {kind} of more than 18 digits can be generated")
+            return False
         if low is None:
-            node["minimum"] = -limit if high is None or high > -limit else high * 10
+            node["minimum"] = -limit if high is None or high > -limit else max(high * 10, -_WIDEST)
         if high is None:
-            node["maximum"] = limit if low is None or low < limit else low * 10
+            node["maximum"] = limit if low is None or low < limit else min(low * 10, _WIDEST)
         if kind == "number" and "multipleOf" not in node:
             node["multipleOf"] = 10**-self.bounds.number_decimals
+        return True
 
     def _array(self, node: dict[str, Any], level: int, where: str) -> bool:
         fixed = node.pop("prefixItems", None)

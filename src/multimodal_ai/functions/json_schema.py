@@ -171,7 +171,9 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return value.bit_length() < 1024 if isinstance(value, int) else math.isfinite(value)
 
 
 def _is_names(value: Any) -> bool:
