@@ -130,7 +130,7 @@ def test_what_the_model_cannot_take_has_failed() -> None:
 
     found = bfcl.run(RuleEngine(refuse), RecipeContext(limit=2), batch_size=2)
     assert found.metrics["too_long"] >= 8  # all multi-turn cases have more functions
-    assert found.metrics["multi_turn_base"] == 0.0
+    assert found.metrics["too_long/multi_turn_base"] == 2 and found.metrics["multi_turn_base"] == 0.0
     assert any("not taken: too long" in example.note for example in found.examples)
 
 
