@@ -102,7 +102,11 @@ def test_accepted_turns_pass_in_the_simulators(category: str) -> None:
         said = [message for message in request.messages if message["role"] == "user"]
         if request.messages[-1]["role"] != "user":
             return Reply("Done.")
-        answer = by_words[str((said[0],))].answer[len(said) - 1]
+        case = by_words[str((said[0],))]
+        offered = {spec.name for spec in request.tools}  # type: ignore[union-attr]
+        for turn, names in case.entry.get("missed_function", {}).items():
+            assert offered >= set(names) if len(said) > int(turn) else offered.isdisjoint(names)
+        answer = case.answer[len(said) - 1]
         return Reply(calls=[parsed(source, request.tools) for source in answer])
 
     talks = [bfcl._conversation(case, 64) for case in cases]
