@@ -102,7 +102,11 @@ def test_accepted_turns_pass_in_the_simulators(category: str) -> None:
         said = [message for message in request.messages if message["role"] == "user"]
         if request.messages[-1]["role"] != "user":
             return Reply("Done.")
-        answer = by_words[str((said[0],))].answer[len(said) - 1]
+        case = by_words[str((said[0],))]
+        offered = {spec.name for spec in request.tools}  # type: ignore[union-attr]
+        for turn, names in case.entry.get("missed_function", {}).items():
+            assert offered >= set(names) if len(said) > int(turn) else offered.isdisjoint(names)
+        answer = case.answer[len(said) - 1]
         return Reply(calls=[parsed(source, request.tools) for source in answer])
 
     talks = [bfcl._conversation(case, 64) for case in cases]
@@ -130,7 +134,7 @@ def test_what_the_model_cannot_take_has_failed() -> None:
 
     found = bfcl.run(RuleEngine(refuse), RecipeContext(limit=2), batch_size=2)
     assert found.metrics["too_long"] >= 8  # all multi-turn cases have more functions
-    assert found.metrics["multi_turn_base"] == 0.0
+    assert found.metrics["too_long/multi_turn_base"] == 2 and found.metrics["multi_turn_base"] == 0.0
     assert any("not taken: too long" in example.note for example in found.examples)
 
 

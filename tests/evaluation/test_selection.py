@@ -115,7 +115,7 @@ def test_a_function_that_the_model_cannot_take_is_never_found(source: RecipeCont
     found = selection.run(Oracle(refuse=NAMES[2]), source, batch_size=3).metrics
     assert found["too_long"] == 1.0
     assert found["r_at_1_unseen"] == pytest.approx(1 / 3)  # 2, 2 and 3 are wanted
-    with pytest.raises(ValueError, match="could take none of 12; the first: none fits"):
+    with pytest.raises(ValueError, match="can take none of 12 functions; the first: none fits"):
         engine = Oracle()
         engine.function_keys = lambda specs: (_ for _ in ()).throw(ValueError("none fits"))  # type: ignore[method-assign]
         selection.run(engine, source)

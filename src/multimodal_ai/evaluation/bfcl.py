@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -64,7 +65,7 @@ def run(engine: common.Generator, context: RecipeContext, batch_size: int = 32, 
     Returns:
         The share of right cases by category; `live_multiple_selection`: the head's best function is the right
         one (`live_multiple_bm25_selection` by word overlap alone); `too_long`: cases that the model cannot
-        take, which count as failed; `count`.
+        take, which count as failed (`too_long/<category>` where there are any); `count`.
 
     Raises:
         ValueError: where `bfcl-eval` is not installed, with the command that installs it.
@@ -85,7 +86,9 @@ def run(engine: common.Generator, context: RecipeContext, batch_size: int = 32, 
         )
         judged = [_check_turns(case, history) for case, history in zip(cases, histories, strict=True)]
         _add(result, category, cases, [""] * len(cases), judged)
-    result.metrics["too_long"] = float(sum(example.note.startswith("not taken") for example in result.examples))
+    too_long = Counter(example.source for example in result.examples if example.note.startswith("not taken"))
+    result.metrics |= {f"too_long/{category}": float(count) for category, count in too_long.items()}
+    result.metrics["too_long"] = float(too_long.total())
     result.metrics["count"] = float(len(result.examples))
     return result
 

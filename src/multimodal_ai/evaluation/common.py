@@ -221,15 +221,8 @@ def take_each(ask: Callable[[Sequence[T]], Sequence[R]], batch: Sequence[T]) -> 
 def ask_each(
     ask: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], batch_size: int, description: str
 ) -> list[R | str]:
-    """As `take_each`, in batches and with a progress bar.
-
-    Raises:
-        ValueError: where not one item of several could be taken.
-    """
-    found = [answer for batch in in_batches(items, batch_size, description) for answer in take_each(ask, batch)]
-    if len(found) > 1 and all(isinstance(answer, str) for answer in found):
-        raise ValueError(f"{description}: the model could take none of {len(found)}; the first: {found[0]}")
-    return found
+    """As `take_each`, in batches and with a progress bar."""
+    return [answer for batch in in_batches(items, batch_size, description) for answer in take_each(ask, batch)]
 
 
 def chosen(samples: Iterable[Sample], wanted: Callable[[Sample], bool], suite: str) -> list[Sample]:

@@ -136,6 +136,9 @@ def _cosines(
     keys = ask_each(lambda batch: list(engine.function_keys(batch)), specs, 4 * batch_size, "Reading functions")
     queries = ask_each(lambda batch: list(engine.selection_queries(batch)), requests, batch_size, "Reading requests")
     fits = np.array([not isinstance(key, str) for key in keys])
+    for rows, what in ((keys, "functions"), (queries, "requests")):
+        if all(isinstance(row, str) for row in rows):
+            raise ValueError(f"suite selection: the model can take none of {len(rows)} {what}; the first: {rows[0]}")
     return _matrix(queries) @ _matrix(keys).T, fits
 
 
