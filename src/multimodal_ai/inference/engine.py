@@ -23,7 +23,7 @@ from multimodal_ai.data.image_processor import ImageProcessor
 from multimodal_ai.data.messages import Message, Sample
 from multimodal_ai.data.packing import WRITTEN, Batch, collate, last_written
 from multimodal_ai.data.processing import ProcessingConfig
-from multimodal_ai.data.rendering import RESULT, SYSTEM, USER, Card, Renderer, Source, Target
+from multimodal_ai.data.rendering import RESULT, SYSTEM, USER, Renderer, Source, Target
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.functions.call_parser import ParserEvent
 from multimodal_ai.functions.grammar import GrammarCompiler, format_errors
@@ -410,7 +410,12 @@ class Engine:
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Normalised embeddings float32[n, E] of texts."""
         cards = tuple(self.renderer.text_card(text, key=text) for text in texts)
-        return F.normalize(self._pooled(cards).float(), dim=-1)
+        none = [[False]] * len(cards)
+        example = Example(Source([0], [False], [USER]), Target(ids=[0]), cards, [0.0] * len(cards), none)
+        example.presence = [[-1]] * len(cards)
+        batch = self._collate([example])
+        encoded = self.model.encode_texts(batch.text_ids, batch.text_space, batch.text_lengths)
+        return F.normalize(encoded.pooled.float(), dim=-1)[batch.card_index[0]]
 
     # -- selection --------------------------------------------------------------------------------------------
 
@@ -425,24 +430,9 @@ class Engine:
         """Normalised queries float32[n, width] of requests, to be compared with `function_keys`."""
         if not requests:
             return torch.zeros(0, self.model.head.config.width)
-        batch = self._collate([self._example(request) for request in requests])
-        context = self._encode(batch)
-        _, first = self.model.decoder(self.model.embed_target(batch.target_ids), batch.target_lengths, context)
-        scores, _ = self._scores(first, context, batch)
-        return F.normalize(self.model.head.selection_query(scores.state).float(), dim=-1)
+        return F.normalize(self.model.head.selection_query(self._states(requests)).float(), dim=-1)
 
     @torch.inference_mode()
     def function_keys(self, specs: Sequence[FunctionSpec]) -> Tensor:
         """Normalised keys float32[n, width] of functions: they depend on nothing but the function."""
-        if not specs:
-            return torch.zeros(0, self.model.head.config.width)
-        return self.model.head.card_keys(self._pooled(tuple(self.renderer.card(spec) for spec in specs)))
-
-    def _pooled(self, cards: tuple[Card, ...]) -> Tensor:
-        """Pooled states [n, D] of texts that stand alone."""
-        example = Example(Source([0], [False], [USER]), Target(ids=[0]), cards, [0.0] * len(cards))
-        example.required = [[False]] * len(cards)
-        example.presence = [[-1]] * len(cards)
-        batch = self._collate([example])
-        encoded = self.model.encode_texts(batch.text_ids, batch.text_space, batch.text_lengths)
-        return encoded.pooled[batch.card_index[0]]
+        return self.retriever.keys(specs) if specs else torch.zeros(0, self.model.head.config.width)
