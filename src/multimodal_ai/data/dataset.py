@@ -137,7 +137,7 @@ class MicroBatches(TorchDataset[Batch]):
             self._share = (step, share)
         examples = self._share[1][part * self.micro_size : (part + 1) * self.micro_size]
         patch_values = 3 * self.config.image.patch_size**2
-        return collate(examples, patch_values, self.renderer.tokenizer.space, multiple=8)
+        return collate(examples, patch_values, self.renderer.tokenizer.space, multiple=16)
 
     def example(self, position: int) -> Example:
         """The example at a position of the run; unusable rows give way to the next of their source."""

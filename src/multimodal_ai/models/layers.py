@@ -57,7 +57,7 @@ class Packing:
     added are copies that no attention reads and nobody keeps.
     """
 
-    ROUNDED = 128
+    ROUNDED = 256
 
     def __init__(self, lengths: Tensor, size: int) -> None:
         """lengths: int[B]; size: T, the padded length, at least the largest of them."""

@@ -51,10 +51,9 @@ def train_locally(config: Path, overrides: Sequence[str], processes: int, log: P
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // processes, 1)),
-        # oneDNN keeps a compiled kernel for each shape, of which there are more than 1,024, the default: a process then
-        # held 2.1 GB instead of 1.5, and a step was hardly faster
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "600"),
-        "LRU_CACHE_CAPACITY": os.environ.get("LRU_CACHE_CAPACITY", "600"),
+        # compiled kernels, one for each shape of a product: with the default, 1,024, they fill a gigabyte of each process
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512"),
+        "LRU_CACHE_CAPACITY": os.environ.get("LRU_CACHE_CAPACITY", "512"),
     }
     log.parent.mkdir(parents=True, exist_ok=True)
     with StopRequest() as request, log.open("w", encoding="utf-8") as others:
