@@ -21,10 +21,15 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 quickstart: install
 	$(BIN)/multimodal-ai quickstart --out $(OUT) $(if $(QUICK),--quick)
 
-test: install
+# benchmarks with data of their own; not for use, so not part of the install
+$(VENV)/.evaluation: requirements-evaluation.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-evaluation.txt
+	touch $@
+
+test: $(VENV)/.evaluation
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-all: install
+test-all: $(VENV)/.evaluation
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
 
 check: install
