@@ -113,7 +113,6 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Request], Rep
 
 @pytest.fixture(autouse=True)
 def _no_debug(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MULTIMODAL_AI_DEBUG", raising=False)
 
 
 # -- help and errors ------------------------------------------------------------------------------------

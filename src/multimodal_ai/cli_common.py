@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
@@ -22,7 +21,7 @@ class Commands(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if "--debug" in args:
             args = [argument for argument in args if argument != "--debug"]
-            os.environ["MULTIMODAL_AI_DEBUG"] = "1"
+            ctx.meta["debug"] = True  # of this command and those below it
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -32,7 +31,7 @@ class Commands(TyperGroup):
             err.print("interrupted")
             raise typer.Exit(130) from None
         except (ValueError, OSError) as error:
-            if os.environ.get("MULTIMODAL_AI_DEBUG"):
+            if ctx.meta.get("debug"):
                 raise
             err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
             given = isinstance(error, ValueError | FileNotFoundError | IsADirectoryError | NotADirectoryError)
