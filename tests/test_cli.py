@@ -111,10 +111,6 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Request], Rep
     return use
 
 
-@pytest.fixture(autouse=True)
-def _no_debug(monkeypatch: pytest.MonkeyPatch) -> None:
-
-
 # -- help and errors ------------------------------------------------------------------------------------
 
 
