@@ -8,7 +8,8 @@ A dialogue ends before a call that breaks its own schema.
 
 Source: `sgd_dialogues_{train,dev}.jsonl.xz`, `sgd_tools_{train,dev}.json.xz`, `sgdx_tools.json.xz` (Google
 DSTC8, SGD-X). Licence: CC BY-SA 4.0. Split: official, `dev` is the test split; eight of its 17 services stand in
-no training dialogue. Some services of the training dialogues, by hash, are for calibration: no training sample shows them.
+no training dialogue. Some services of the training dialogues, by hash, are for calibration: no training sample
+shows them.
 """
 
 from __future__ import annotations
