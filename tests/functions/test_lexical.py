@@ -63,3 +63,14 @@ def test_an_index_over_thousands_answers_at_once() -> None:
     for number in range(50):
         assert index.scores(specs[number].description).argmax() == number
     assert time.perf_counter() - began < 2  # quadratic counting takes minutes
+
+
+def test_the_index_of_a_set_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    make = LexicalIndex.__init__
+    monkeypatch.setattr(LexicalIndex, "__init__", lambda self, specs: made.append(specs) or make(self, specs))
+    specs = [FunctionSpec(f"only_here_{number}", "Weather of a city") for number in range(3)]
+    first = lexical_scores("weather in the city", specs)
+    assert lexical_scores("weather in the city", list(specs)) == first and len(made) == 1
+    lexical_scores("weather in the city", specs[:2])
+    assert len(made) == 2

@@ -80,6 +80,11 @@ class LexicalIndex:
         return found / max(len(query), 1)
 
 
+@lru_cache(maxsize=16)
+def _index(specs: tuple[FunctionSpec, ...]) -> LexicalIndex:
+    return LexicalIndex(specs)
+
+
 def lexical_scores(request: str, specs: Sequence[FunctionSpec]) -> list[float]:
-    """The score of each function for the request, see `LexicalIndex`."""
-    return LexicalIndex(specs).scores(request).tolist()
+    """The score of each function for the request, see `LexicalIndex`; the index of the last few sets is kept."""
+    return _index(tuple(specs)).scores(request).tolist()
