@@ -271,9 +271,8 @@ class MultimodalModel(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         device = torch.device(device)
-        place = (
-            "cpu" if device.type == "cpu" else str(device)
-        )  # a launched process has cpu:0, which safetensors refuses
+        # a launched process has the device cpu:0, which safetensors refuses
+        place = "cpu" if device.type == "cpu" else str(device)
         state = load_file(folder / WEIGHTS_FILE, device=place)
         own = dict(model.state_dict())
         wrong = sorted(set(own) ^ set(state)) or [n for n in own if own[n].shape != state[n].shape]
