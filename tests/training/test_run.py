@@ -45,10 +45,13 @@ def test_the_next_stage_starts_from_the_one_before(trained: Path, stage: Path, t
 
 def test_two_processes_sharded_and_not_agree_with_one(trained: Path, stage: Path, tmp_path: Path):
     jobs = [[f"output_dir={tmp_path / name}", f"strategy={name}"] for name in ("ddp", "fsdp2")]
+    single = [[f"output_dir={tmp_path / f'single {name}'}", f"strategy={name}"] for name in ("ddp", "fsdp2")]
+    jobs += [[*job, "losses={selection: 1}"] for job in single]  # what other terms alone reach gets no gradient
     toy.run_processes(2, tmp_path, toy.run_all, str(stage / "stage.yaml"), jobs)
     for name in ("ddp", "fsdp2"):
         assert toy.read_losses(tmp_path / name) == pytest.approx(toy.read_losses(trained), rel=2e-3)
         MultimodalModel.from_pretrained(tmp_path / name / "model")
+        assert (tmp_path / f"single {name}" / "model").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -267,8 +267,7 @@ def _touch_whole(objective: nn.Module, inputs: object, sums: dict[str, Tensor]) 
     if not touched:
         return sums
     nothing = torch.stack([value.float() for value in touched]).sum() * 0.0
-    first = next(iter(sums))
-    return {**sums, first: sums[first] + nothing}
+    return {term: value + nothing for term, value in sums.items()}  # to all: a stage may train a single one
 
 
 def _checkpoint_activations(block: nn.Module) -> None:
