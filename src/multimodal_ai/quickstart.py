@@ -80,11 +80,12 @@ def run(
     processes = min(os.cpu_count() or 1, PROCESSES)
     for stage in STAGES:
         overrides = _overrides(configs, folder, stage, before, share)
-        launched = train_locally(
-            configs / f"{stage}.yaml", overrides, processes, folder / stage / "other_processes.log"
-        )
+        others = folder / stage / "other_processes.log"
+        launched = train_locally(configs / f"{stage}.yaml", overrides, processes, others)
         if launched.exit_code:
             log.warning("%s stopped; run the same command again to go on from its last checkpoint", stage)
+            if launched.exit_code not in (130, 143) and others.stat().st_size:
+                log.warning("what its other process said: %s", others)
             return Outcome({}, folder / "report.html", launched.exit_code)
         memory = max(memory, launched.peak_memory_gb)
         before = folder / stage

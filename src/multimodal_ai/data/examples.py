@@ -53,6 +53,7 @@ def function_inputs(
 
 
 def asked_by(messages: Sequence[Message]) -> str:
+    """The last user turn's text, empty without one: what functions are matched with."""
     return next((message.text for message in reversed(messages) if message.role == "user"), "")
 
 

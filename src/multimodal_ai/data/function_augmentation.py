@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from pydantic import Field
 
+from multimodal_ai.data.examples import asked_by
 from multimodal_ai.data.messages import Message, Sample
 from multimodal_ai.data.recipes.common import NO_FUNCTION
 from multimodal_ai.functions.lexical import lexical_scores
@@ -73,8 +74,7 @@ class FunctionAugmentation:
         ranked = pool
         near = int(hard * (self.config.hard + 1))
         if near:
-            asked = next((message.text for message in reversed(sample.messages) if message.role == "user"), "")
-            scores = lexical_scores(asked, pool)
+            scores = lexical_scores(asked_by(sample.messages), pool)
             ranked = [pool[place] for place in sorted(range(len(pool)), key=lambda place: -scores[place])]
         for candidates, wanted in ((ranked, near), (pool, count)):
             free = (spec for spec in candidates if spec.name not in names)
