@@ -21,6 +21,7 @@ from multimodal_ai.data.tokenizer import SPECIAL_TOKENS
 from multimodal_ai.functions.lexical import lexical_scores
 from multimodal_ai.functions.schema import FunctionSpec
 
+IN_MAIN_MEMORY = ("source_lengths", "text_lengths", "target_lengths", "grids", "card_index")  # they decide over shapes
 IGNORED = -100
 IN_TEXT = -2
 WRITTEN = 3  # tokens
@@ -77,7 +78,7 @@ class Batch:
     origins: list[str]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch on another device."""
+        """The same batch on another device; what decides over shapes stays in main memory."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
@@ -87,7 +88,7 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         moved = copy.copy(self)
         for part in fields(self):
-            if part.name != "origins":
+            if part.name not in ("origins", *IN_MAIN_MEMORY):
                 setattr(moved, part.name, change(getattr(self, part.name)))
         return moved
 
@@ -142,7 +143,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
     image_index = np.full((B, G), -1, dtype=np.int64)
     lexical, required = np.zeros((B, F), dtype=np.float32), np.zeros((B, F, P), dtype=bool)
     selection, presence = np.zeros((B, F + 1), dtype=np.float32), np.full((B, F, P), -1, dtype=np.int64)
-    slots, slot_image, slot_token = np.zeros((B, S), dtype=bool), list[int](), list[int]()
+    slots, slot_image, slot_token = list[int](), list[int](), list[int]()
     value, weight = np.full((B, T), -1, dtype=np.int64), np.zeros((B, T), dtype=np.float32)
     written = np.full((B, T, WRITTEN), -1, dtype=np.int64)
     pair_image, pair_text = list[int](), list[int]()
@@ -151,7 +152,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
         numbers = [image_number(image) for image in example.images]
         image_index[row, : len(numbers)] = numbers
         for position, image, token in example.source.slots:
-            slots[row, position] = True
+            slots.append(row * S + position)
             slot_image.append(numbers[image])
             slot_token.append(token)
         if example.hidden:
@@ -209,7 +210,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
         required=tensor(required),
         patches=patches,
         grids=torch.tensor(grids, dtype=torch.long).view(len(grids), 2),
-        slots=tensor(slots),
+        slots=torch.tensor(slots, dtype=torch.long),
         slot_image=torch.tensor(slot_image, dtype=torch.long),
         slot_token=torch.tensor(slot_token, dtype=torch.long),
         image_index=tensor(image_index),
