@@ -39,6 +39,11 @@ class Batch:
     retrieval: float[B, U], the share of each text in what must be found, a row of zeros for examples whose
     functions are listed; retrieval_lexical: float[B, U] their word overlap; retrieval_candidates: bool[U];
     origins: one description a row.
+
+    Where there is something to learn, found here so that no device has to be waited for: label_place: int[n] among
+    the B * T positions, with label_real: bool[n], False for those that round n up; copy_place, copy_real: among
+    these, where the pointer may copy; presence_place: int[k] among the B * F * P; retrieval_row: int[r] of the
+    batch; words: int[W] the tokens of all captions.
     """
 
     source_ids: Tensor
@@ -75,6 +80,13 @@ class Batch:
     retrieval: Tensor
     retrieval_lexical: Tensor
     retrieval_candidates: Tensor
+    label_place: Tensor
+    label_real: Tensor
+    copy_place: Tensor
+    copy_real: Tensor
+    presence_place: Tensor
+    retrieval_row: Tensor
+    words: Tensor
     origins: list[str]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -110,6 +122,13 @@ def pad_rows(rows: Sequence[Sequence[int]], fill: int, width: int | None = None)
     for number, row in enumerate(rows):
         out[number, : len(row)] = row
     return out
+
+
+def places(mask: np.ndarray, multiple: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Where a mask is True, int64[n] counted flat, with n rounded up so that few shapes occur, and which are real."""
+    found = np.flatnonzero(mask)
+    added = -len(found) % multiple
+    return np.pad(found, (0, added)), np.arange(len(found) + added) < len(found)
 
 
 def last_written(past: Sequence[int], token: int, space: int) -> tuple[int, ...]:
@@ -194,6 +213,12 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
     grids = [shown.grid for _, shown in images.values()] + [(0, 0)] * (len(patches) - len(images))
     source_lengths = np.array([len(example.source.ids) for example in examples])
     source_ids = pad_rows([example.source.ids for example in examples], 0, S)  # padding is a special token
+    labels = pad_rows([example.target.labels for example in examples], IGNORED, T)
+    text_ids = pad_rows([card.ids for card in cards], 0, L)
+    label_place, label_real = places(labels != IGNORED)
+    value_there = np.where(label_real, value.reshape(-1)[label_place], -1)
+    copy_place, copy_real = places((value_there >= 0) | (value_there == IN_TEXT))
+    words = np.unique(text_ids[pair_text])
     copyable = np.isin(role, COPYABLE_ROLES) & (source_ids >= len(SPECIAL_TOKENS))
     tensor = torch.from_numpy
     return Batch(
@@ -201,7 +226,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
         source_space=tensor(pad_rows([example.source.space for example in examples], 0, S).astype(bool)),
         source_role=tensor(role),
         source_lengths=tensor(source_lengths),
-        text_ids=tensor(pad_rows([card.ids for card in cards], 0, L)),
+        text_ids=tensor(text_ids),
         text_space=tensor(pad_rows([card.space for card in cards], 0, L).astype(bool)),
         text_lengths=torch.tensor([len(card.ids) for card in cards], dtype=torch.long),
         text_parameter=tensor(pad_rows([card.parameter for card in cards], -1, L)),
@@ -218,7 +243,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
         target_lengths=torch.tensor([len(example.target.ids) for example in examples], dtype=torch.long),
         pair_image=torch.tensor(pair_image, dtype=torch.long),
         pair_text=torch.tensor(pair_text, dtype=torch.long),
-        labels=tensor(pad_rows([example.target.labels for example in examples], IGNORED, T)),
+        labels=tensor(labels),
         label_weight=tensor(weight),
         value=tensor(value),
         copy=tensor(pad_rows([example.target.copy for example in examples], -1, T)),
@@ -231,5 +256,12 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
         retrieval=tensor(retrieval),
         retrieval_lexical=tensor(retrieval_lexical),
         retrieval_candidates=tensor(np.isin(np.arange(U), list(hidden))),
+        label_place=tensor(label_place),
+        label_real=tensor(label_real),
+        copy_place=tensor(copy_place),
+        copy_real=tensor(copy_real),
+        presence_place=tensor(np.flatnonzero(presence >= 0)),
+        retrieval_row=tensor(np.flatnonzero(retrieval.any(1))),
+        words=tensor(words[words >= len(SPECIAL_TOKENS)]),
         origins=[example.origin for example in examples],
     )
