@@ -140,8 +140,8 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
     """Put examples side by side.
 
     patch_values: 3 * patch_size², the width of a batch without images. space: the id of a space. multiple:
-    sequence lengths and the numbers of images and texts are rounded up to it, with empty images and texts;
-    training does so.
+    sequence lengths and the number of texts are rounded up to it, that of images to its half, with empty texts
+    and images; training does so.
     """
     B = len(examples)
     P = max((len(marks) for example in examples for marks in example.required), default=0)
@@ -207,7 +207,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
     L = rounded(max((len(card.ids) for card in cards), default=0), multiple)
     role = pad_rows([example.source.role for example in examples], 0, S)
     N = max((len(image.patches) for _, image in images.values()), default=0)
-    patches = torch.zeros(rounded(len(images), multiple), N, patch_values, dtype=torch.uint8)
+    patches = torch.zeros(rounded(len(images), -(-multiple // 2)), N, patch_values, dtype=torch.uint8)
     for number, shown in images.values():
         patches[number, : len(shown.patches)] = shown.patches
     grids = [shown.grid for _, shown in images.values()] + [(0, 0)] * (len(patches) - len(images))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, cast
@@ -344,8 +345,7 @@ class LayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Autocast on a GPU would give FP32 back, and everything behind it would be twice as large.
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x.device):  # on a GPU it would give FP32 back, and everything behind it would be twice as large
             return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), eps=1e-6)
 
 
@@ -449,6 +449,19 @@ class AttentionPooling(nn.Module):
         values = self.value(x).view(*x.shape[:2], self.heads, -1)
         pooled = torch.einsum("bhs,bshe->bhe", weights.to(values.dtype), values)
         return self.out(pooled.flatten(1))
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast computes products in; None where it is off."""
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.get_autocast_dtype(device.type) if available and torch.is_autocast_enabled(device.type) else None
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, every operator keeps the dtype of its inputs."""
+    if autocast_dtype(device) is None:
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def init_weights(module: nn.Module) -> None:

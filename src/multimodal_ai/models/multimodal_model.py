@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from multimodal_ai.models.decoder import Context, Decoder, DecoderConfig
 from multimodal_ai.models.function_head import FunctionCallingHead, FunctionScores, HeadConfig
 from multimodal_ai.models.fusion import FusionConfig, VisualTokens, build_fusion
-from multimodal_ai.models.layers import init_weights, to_device
+from multimodal_ai.models.layers import autocast_dtype, init_weights, to_device
 from multimodal_ai.models.text_encoder import StandaloneTexts, TextConfig, TextEncoder
 from multimodal_ai.models.vision_encoder import VisionConfig, VisionEncoder
 from multimodal_ai.utils.config import ConfigModel
@@ -33,8 +33,7 @@ ROLES = ("card", "system", "user", "assistant", "result", "image")  # what a sou
 
 def activations(x: Tensor) -> Tensor:
     """x in the dtype of the activations: under autocast the residual stream is in the lower precision too."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    return x.to(autocast_dtype(x.device) or x.dtype)
 
 
 class ModelConfig(ConfigModel):

@@ -20,6 +20,7 @@ from multimodal_ai.models.layers import (
     EncoderBlock,
     LayerNorm,
     Packing,
+    autocast_dtype,
     grid_embedding,
     rotary_angles,
     to_device,
@@ -60,8 +61,7 @@ class Stem(nn.Module):
     def forward(self, patches: Tensor, grids: Tensor, positions: Tensor, packing: Packing) -> Tensor:
         """uint8[I, N, 3 * patch²], int[I, 2] in main memory, int[I, N, 2] rows and columns -> packed float[M, D]."""
         kernel = cast(nn.Linear, self.convolutions[0]).weight
-        device = kernel.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else kernel.dtype
+        dtype = autocast_dtype(kernel.device) or kernel.dtype
         pixels, inside = self._pixels(patches, grids)  # [I, H, W, 3], [I, R, C]
         x = pixels.to(dtype) / 127.5 - 1.0
         cells = self.patch_size  # pixels of x along the side of a patch
@@ -82,7 +82,7 @@ class Stem(nn.Module):
     def _pixels(self, patches: Tensor, grids: Tensor) -> tuple[Tensor, Tensor]:
         """The images themselves, uint8[I, H, W, 3] on the largest grid, and which patches are real, bool[I, R, C]."""
         size = self.patch_size
-        rows, columns = (int(most) for most in grids.amax(0).clamp(min=1))
+        rows, columns = grids.amax(0).clamp(min=1).tolist()
         grids = to_device(grids, patches.device)
         row = torch.arange(rows, device=grids.device)[None, :, None]
         column = torch.arange(columns, device=grids.device)[None, None, :]

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from multimodal_ai.models.layers import no_autocast
+
 CHUNK = {"cpu": 2**18}  # logits in FP32 at a time: one megabyte on a CPU
 CHUNK_ELSEWHERE = 2**26
 
@@ -31,7 +33,7 @@ def token_losses(states: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
 class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(states.device.type, enabled=False):
+        with no_autocast(states.device):
             logits = states @ embedding.T
         normaliser = torch.empty(len(states), device=states.device)
         for rows in _chunks(logits):
@@ -50,7 +52,7 @@ class _TokenLosses(torch.autograd.Function):
             chance = gradient[rows].float().sub_(normaliser[rows, None]).exp_()
             chance.scatter_add_(1, labels[rows, None], chance.new_full((1, 1), -1.0).expand(len(chance), 1))
             gradient[rows] = chance.mul_(upstream[rows, None])
-        with torch.autocast(states.device.type, enabled=False):
+        with no_autocast(states.device):
             to_states = gradient @ embedding if ctx.needs_input_grad[0] else None
             to_embedding = gradient.T @ states if ctx.needs_input_grad[1] else None
         return to_states, to_embedding, None
