@@ -8,6 +8,7 @@ samples); the suites measure.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -73,7 +74,7 @@ def generated_examples(config: TrainConfig, tokenizer: Tokenizer) -> GeneratedEx
         for index in range(len(rows)):
             if len(found) >= config.eval.examples:
                 break
-            sample = Sample.from_row(rows[index], f"row {index + 1:,} of {source.path.name}")
+            sample = Sample.from_row(rows[index], f"row {index + 1:,} of {Path(source.path).name}")
             if sample.task != "text" and (source.tasks is None or sample.task in source.tasks):
                 found.append(sample)
         if found:
