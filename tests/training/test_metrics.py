@@ -1,16 +1,22 @@
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
 
-from multimodal_ai.training.metrics import MetricsLog, StepMetrics, summary
+from multimodal_ai.training.config import LoggingConfig
+from multimodal_ai.training.metrics import MetricsLog, StepMetrics, append_whole, summary
+from multimodal_ai.training.trackers import Trackers
 
 
-def step(loss: float, language: float, seconds: float = 0.5, tokens: float = 100) -> StepMetrics:
-    return StepMetrics({"language": language, "rare": math.nan}, loss, {"text": 3.0, "head": 4.0}, 0.1, tokens, 2, 1e6,
+NO_TRACKERS = Trackers(LoggingConfig(trackers=[]), Path(), "run")
+
+
+def step(
+    loss: float, language: float, seconds: float = 0.5, tokens: float = 100, rare: float | None = None
+) -> StepMetrics:
+    return StepMetrics({"language": language} | ({} if rare is None else {"rare": rare}), loss, {"text": 3.0, "head": 4.0}, 0.1, tokens, 2, 1e6,
                        seconds, 0.1)  # fmt: skip
 
 
@@ -23,10 +29,11 @@ def test_a_window_is_averaged_and_its_rates_are_over_its_time():
 
 def test_a_term_without_a_label_in_the_window_is_left_out():
     assert "loss/rare" not in summary([step(1.0, 2.0)], None, 1)
+    assert summary([step(1.0, 2.0), step(1.0, 2.0, rare=3.0), step(1.0, 2.0)], None, 1)["loss/rare"] == 3.0
 
 
 def test_steps_that_will_be_done_again_are_dropped_and_a_cut_line_too(tmp_path: Path):
-    log = MetricsLog(tmp_path, Accelerator(cpu=True), "alignment", [], None)
+    log = MetricsLog(tmp_path, Accelerator(cpu=True), NO_TRACKERS, None)
     for number in range(1, 5):
         log.add(step(number, number))
         log.flush(number, float(number))

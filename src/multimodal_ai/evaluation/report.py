@@ -30,6 +30,7 @@ from multimodal_ai.evaluation.call_metrics import as_named_calls, values_equal
 from multimodal_ai.evaluation.common import Example, SuiteResult
 from multimodal_ai.evaluation.stage_metrics import Stage, read_stages
 from multimodal_ai.inference.requests import Call
+from multimodal_ai.utils.machine import processor_name
 
 _NO_SHARES = ("auroc", "auprc", "mrr", "ece", "brier", "bits_per_byte", "count")
 SHOWN_SIDE = 360  # pixels of the longest side of an embedded image
@@ -169,7 +170,7 @@ def write_report(
 def describe_environment(seconds: float | None = None, memory_gb: float | None = None) -> dict[str, str]:
     """Versions and machine, and where given what the run took."""
     found = {
-        "Machine": f"{_processor()}, {os.cpu_count()} logical cores",
+        "Machine": f"{processor_name()}, {os.cpu_count()} logical cores",
         "System": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
     }
     names = ("multimodal-ai", "torch", "accelerate", "datasets", "tokenizers", "llguidance", "numpy")
@@ -407,14 +408,3 @@ def _metric_table(name: str, result: SuiteResult) -> dict[str, Any]:
             for metric, value in rows
         ],
     }
-
-
-def _processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
