@@ -47,6 +47,10 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be written, or cannot be used here; the message says why and what to do."""
 
 
+class DamagedError(CheckpointError):
+    """The files of a checkpoint are not what its manifest says."""
+
+
 def latest(folder: Path) -> Path | None:
     """The complete checkpoint with the most steps, or None. Incomplete ones are passed over."""
     found = []
@@ -192,9 +196,9 @@ class Checkpointer:
         ]
         damaged = [name for part in world.gather(damaged) for name in part]
         if damaged:
-            raise CheckpointError(
+            raise DamagedError(
                 f"{path / damaged[0]}: damaged (its SHA-256 is not the manifest's); "
-                f"delete {path.name} to continue from the checkpoint before it"
+                f"delete {path.name} to continue from the checkpoint before it, or anew where there is none"
             )
         stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
         target = {f"model/{name}": tensor for name, tensor in objective.state_dict().items()}

@@ -103,7 +103,8 @@ def run_stage(config: TrainConfig, hooks: Sequence[HookFactory] = (), folder: Pa
         batches,
         on_evaluate=evaluations,
         flops=TrainingFlops(model),
-        identity={"tokenizer": tokenizer.fingerprint},
+        identity={"tokenizer": tokenizer.fingerprint}
+        | {f"rows of {part.name}": f"{len(part):,}" for part in batches.sources},
         on_save=[finish],
         accelerator=accelerator,
     ).train()

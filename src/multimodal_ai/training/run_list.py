@@ -20,7 +20,7 @@ from multimodal_ai.training.run_record import RECORD_FILE, read_record, state_of
 
 METRICS_FILE = "metrics.jsonl"
 DEPTH = 4  # folders below the one that is searched
-INSIDE = frozenset({"checkpoints", "model", "data", "examples"})  # of a run; not searched
+INSIDE = frozenset({"checkpoints", "model", "examples"})  # of a run; not searched, and neither is any `data`
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
     if is_run:
         yield folder
     for entry in found if depth else ():
-        hidden = entry.name.startswith(".") or (entry.name in INSIDE and is_run)
-        if not hidden and entry.name != "data" and entry.is_dir(follow_symlinks=False):
+        passed_over = entry.name.startswith(".") or entry.name == "data" or (is_run and entry.name in INSIDE)
+        if not passed_over and entry.is_dir(follow_symlinks=False):
             yield from _run_folders(Path(entry.path), depth - 1)
 
 

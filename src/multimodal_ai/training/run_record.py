@@ -94,7 +94,7 @@ def state_of(record: RunRecord, touched: float) -> str:
 
 
 class RunKeeper:
-    """Keeps the record of the run in `folder`; on processes other than the main one (`active` False) it does nothing."""
+    """Keeps the record of the run in `folder`; does nothing unless `active`, as only the main process is."""
 
     def __init__(self, folder: Path, active: bool, record: RunRecord) -> None:
         self.folder, self.active, self.record = folder, active, record
@@ -113,7 +113,9 @@ class RunKeeper:
                 return
             who = f"process {other.pid} on {other.host}"
             if time.monotonic() > deadline:
-                raise ValueError(f"{self.folder} is being trained by {who}; stop that first, or give another output_dir")
+                raise ValueError(
+                    f"{self.folder} is being trained by {who}; stop that first, or give another output_dir"
+                )
             if not told:
                 logger.warning("%s was being trained by %s; waiting for its end", self.folder, who)
             told = True

@@ -5,14 +5,15 @@ each micro-batch forward and backward; so the gradient is the same for any split
 never looks inside a batch or a model: terms, parts and blocks are theirs. It never takes an optimizer step
 on a loss or gradient that is not finite, and leaves a checkpoint whenever it is told to stop.
 
-State of a run: weights, optimizer, the step, the planned number of steps, the seconds spent, and what was measured
-since the last line of metrics. Random numbers are seeded anew in every step from (seed, step, process), and the data are a function of the step, so that
-a resumed run computes the very same numbers.
+State of a run: weights, optimizer, the step, the planned number of steps, the seconds spent, and the steps
+that no line of metrics tells of yet. Random numbers are seeded anew in every step from (seed, step, process),
+and the data are a function of the step, so that a resumed run computes the very same numbers.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import random
 import time
@@ -30,6 +31,7 @@ from multimodal_ai.training.batches import BatchStream
 from multimodal_ai.training.checkpoint import (
     Checkpointer,
     CheckpointError,
+    DamagedError,
     config_differences,
     latest,
     read_manifest,
@@ -154,7 +156,9 @@ class Trainer:
         config, log = self.config, self.log
         values: dict[str, float] = {}
         bar = progress(disable=not config.logging.progress)
-        stream = BatchStream(self.micro_batches, self.step * self.accumulation, config.workers, self.distribution.device)
+        stream = BatchStream(
+            self.micro_batches, self.step * self.accumulation, config.workers, self.distribution.device
+        )
         with contextlib.closing(stream), contextlib.closing(self), bar:
             task = bar.add_task(config.stage, total=self.budget.steps, completed=self.step)
             last_save = time.monotonic()
@@ -299,9 +303,7 @@ class Trainer:
         totals, sources = both[by_source.numel() :], self._named_by_source(both[: by_source.numel()])
         if not all(map(math.isfinite, totals)):
             raise NonFiniteError(self._where_not_finite(per_micro, micro))
-        losses = {
-            term: total / counts[term] for term, total in zip(self.terms, totals, strict=True) if counts[term]
-        }
+        losses = {term: total / counts[term] for term, total in zip(self.terms, totals, strict=True) if counts[term]}
         norms = self._finish_gradients()
         factor = schedule_factor(self.config.schedule, self.step, self.budget.steps)
         set_learning_rate(self.optimizer, factor)
@@ -424,17 +426,30 @@ class Trainer:
             return []
         manifest = read_manifest(path)
         different = config_differences(manifest["config"], self.config.model_dump(mode="json"))
-        different += config_differences({"identity": manifest["identity"]}, {"identity": self.identity})
+        identity = {**self.identity, **manifest["identity"]}  # what an older version did not write is not compared
+        different += config_differences({"identity": identity}, {"identity": self.identity})
         if different:
             raise CheckpointError(
                 f"{path} was made with another config:\n  " + "\n  ".join(different) + "\nSet these back, or give "
                 "another output_dir to start anew"
             )
-        self.checkpointer.load(path, self.distribution.objective, self.optimizer)
+        try:
+            self.checkpointer.load(path, self.distribution.objective, self.optimizer)
+        except DamagedError as error:
+            self._alone(functools.partial(self._set_aside, path, error))
+            return self._resume()
         self.step, self._spent_before, self._saved = manifest["step"], manifest["seconds"], path
         self.budget.restore(manifest["total_steps"])
         logger.info("continuing from %s, after %d steps", path, self.step)
         return cast(list[dict[str, Any]], manifest.get("unlogged", []))
+
+    def _set_aside(self, path: Path, error: DamagedError) -> None:
+        """Let the checkpoint before a damaged one be the newest; the damaged one stays to be looked at."""
+        others = [other for other in self.checkpointer.folder.glob("step_*") if other != path]
+        if not others:
+            raise error
+        logger.error("%s. Going on from the checkpoint before it", error)
+        path.rename(path.with_name(f".{path.name}.damaged"))
 
     def _save_model(self) -> Path:
         folder = self.config.output_dir / "model"
