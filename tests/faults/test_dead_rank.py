@@ -13,7 +13,7 @@ import pytest
 from toy import run_processes, start_processes, toy_config, toy_train_or_tell
 from undisturbed import assert_same_run, state, until
 
-STEPS = 200
+STEPS = 40
 
 
 @pytest.mark.parametrize("strategy, victim", [("ddp", 1), ("fsdp2", 0)])

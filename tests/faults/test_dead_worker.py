@@ -70,9 +70,9 @@ def test_workers_that_die_again_and_again_stop_the_run(tmp_path: Path, monkeypat
     monkeypatch.setattr(dataloader._MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.5,))  # not 5 s
     monkeypatch.setattr(batches, "RESTARTS", 1)
     config = toy_config(tmp_path / "dying", workers=1)
-    with pytest.raises(TrainingStopped, match=r"step 4: no data: data workers died 2 times .* workers=0") as caught:
-        toy_train(config, data=DiesInWorkers)
-    assert "step_00000003" in str(caught.value) and state(config.output_dir) == "failed"
+    with pytest.raises(TrainingStopped, match=r"step [34]: no data: data workers died 2 times .* workers=0"):
+        toy_train(config, data=DiesInWorkers)  # what it had ready for step 3 may be lost with it
+    assert latest(config.output_dir / "checkpoints") and state(config.output_dir) == "failed"
     toy_train(toy_config(tmp_path / "dying"), data=DiesInWorkers)
     assert_same_run(tmp_path / "dying", tmp_path / "whole")
 

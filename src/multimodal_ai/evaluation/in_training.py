@@ -50,7 +50,7 @@ class GeneratedExamples:
     folder: Path
 
     def __call__(self, step: int, model: nn.Module) -> Evaluation:
-        """Texts `examples/<source>` as a table, the images of each numbered as there, and the share answered exactly."""
+        """Texts `examples/<source>` as a table, images under the same numbers, and the share answered exactly."""
         engine = Engine(cast(MultimodalModel, model), self.tokenizer, self.processing)
         images = ImageProcessor(self.processing.image)
         result = Evaluation()

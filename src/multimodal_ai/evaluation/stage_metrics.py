@@ -1,4 +1,4 @@
-"""What the stages of a run wrote down while they trained: metrics.jsonl (JSON, a line a step), run.json, config.yaml."""
+"""What the stages of a run wrote down while they trained: metrics.jsonl (a line a step), run.json, config.yaml."""
 
 from __future__ import annotations
 

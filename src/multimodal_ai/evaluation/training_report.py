@@ -42,7 +42,7 @@ def _headlines(stage: Stage) -> list[Headline]:
     headlines = [
         Headline(f"Steps of {stage.title.lower()}", stage.rows[-1]["step"], percent=False, explanation=told),
         Headline("Loss", stage.last("loss"), percent=False, explanation="weighted sum, over the last tenth"),
-        Headline("Useful tokens per second", round(stage.mean("tokens_per_s")), percent=False),
+        Headline("Useful tokens per second", stage.mean("tokens_per_s"), percent=False),
         Headline("Time waiting for data", stage.mean("data_wait")),
     ]
     if stage.series("mfu"):

@@ -65,11 +65,11 @@ class BatchStream:
                 if self._iterator is None:
                     self._iterator = self._start()
                 item = next(self._iterator)
-            except RuntimeError as error:
+            except Exception as error:  # what the data raise comes as a _Failure: this is a worker's end
                 if not self._workers:
                     raise
                 self.close()
-                reason = str(error).splitlines()[0]
+                reason = (str(error) or type(error).__name__).splitlines()[0]
                 if attempt < RESTARTS:
                     logger.warning("%s; starting the workers anew at micro-batch %d", reason, self._next)
                 continue

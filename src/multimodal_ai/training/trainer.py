@@ -144,9 +144,10 @@ class Trainer:
             except RuntimeError as error:
                 if self.distribution.world_size == 1 or not lost_contact(error):
                     raise
+                reason = str(error).splitlines()[0].split(". ")[0]
                 raise TrainingStopped(
                     f"step {self.step + 1}: process {self.distribution.rank} of {self.distribution.world_size} lost "
-                    f"contact with another one, which was killed or failed ({str(error).splitlines()[0]}); its own "
+                    f"contact with another one, which was killed or failed ({reason}); its own "
                     f"output says more. Run the same command again to go on from {self._saved or 'the start'}"
                 ) from error
             self.keeper.record.state = "finished" if result.status == "completed" else "stopped"
