@@ -71,6 +71,8 @@ def test_evaluation_runs_in_eval_mode_and_reaches_tensorboard(tmp_path: Path):
     assert [event.step for event in events.Scalars("loss")] == [2, 4, 6]
     assert [event.step for event in events.Images("eval/plate")] == [4, 6]
     assert any("answer" in tag for tag in events.Tags()["tensors"])
+    assert any("config" in tag for tag in events.Tags()["tensors"])
+    assert {"loss/language", "lr/text", "lr/head", "grad_norm/vision", "data_wait"} <= set(events.Tags()["scalars"])
 
 
 def test_evaluating_does_not_change_the_training(tmp_path: Path):

@@ -124,6 +124,7 @@ def write_report(
         .get_template("report.html.j2")
         .render(
             title=title,
+            training_first=not results,
             date=time.strftime("%d %B %Y, %H:%M"),
             headlines=[_headline_view(item) for item in headlines],
             transcript=[turn_view(turn) for turn in transcript],

@@ -55,7 +55,8 @@ def _more_plots(stage: Stage) -> list[dict[str, Any]]:
     held_out = [key.removeprefix("eval/").rsplit("/", 1) for key in stage.keys("eval/") if key.count("/") > 1]
     for source in dict.fromkeys(source for source, _ in held_out):
         terms = [term for other, term in held_out if other == source and term != "examples_exact"]
-        add(f"{source}, held out", {term: stage.series(f"eval/{source}/{term}") for term in terms}, "loss")
+        of_one = f": {terms[0]}" if len(terms) == 1 else ""
+        add(f"{source}, held out{of_one}", {term: stage.series(f"eval/{source}/{term}") for term in terms}, "loss")
     for title, prefix, unit in (
         ("Learning rate of each part", "lr/", "learning rate"),
         ("Gradient norm of each part", "grad_norm/", "norm"),

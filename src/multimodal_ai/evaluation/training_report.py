@@ -39,8 +39,9 @@ def _headlines(stage: Stage) -> list[Headline]:
     record, memory = stage.record, stage.series("memory_gb")
     planned = f"of {record.total_steps:,} planned" if record is not None and record.total_steps else ""
     told = ", ".join(part for part in (planned, stage.state) if part)
+    name = stage.title if record is None else record.stage.replace("_", " ")
     headlines = [
-        Headline(f"Steps of {stage.title.lower()}", stage.rows[-1]["step"], percent=False, explanation=told),
+        Headline(f"Steps of {name.lower()}", stage.rows[-1]["step"], percent=False, explanation=told),
         Headline("Loss", stage.last("loss"), percent=False, explanation="weighted sum, over the last tenth"),
         Headline("Useful tokens per second", stage.mean("tokens_per_s"), percent=False),
         Headline("Time waiting for data", stage.mean("data_wait")),
