@@ -133,11 +133,12 @@ def runs(
         sys.stdout.write(json.dumps([asdict(run) for run in found], ensure_ascii=False) + "\n")
         return
     if not found:
-        err.print(f"{folder}: no runs here", highlight=False, markup=False)
+        err.print(f"{folder}: no runs here", highlight=False, markup=False, soft_wrap=True)
         return
     table = Table("run", "state", "stage", "step", "loss", "last seen", box=None, pad_edge=False)
-    for column in table.columns[3:5]:
-        column.justify = "right"
+    table.columns[0].overflow = "fold"
+    for number, column in enumerate(table.columns):
+        column.no_wrap, column.justify = number > 0, "right" if number in (3, 4) else "left"
     for run in found:
         done = "?" if run.step is None else f"{run.step:,}"
         table.add_row(
