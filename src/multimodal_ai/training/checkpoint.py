@@ -34,6 +34,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from multimodal_ai.training.config import FREE_KEYS, CheckpointConfig
 from multimodal_ai.training.distributed import Distribution, local
+from multimodal_ai.utils.config import flatten
 from multimodal_ai.utils.logger import get_logger
 
 logger = get_logger(__name__)
@@ -78,7 +79,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def config_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """One line per key whose value differs and that decides what is computed."""
-    old, new = _flatten(saved), _flatten(current)
+    old, new = flatten(saved), flatten(current)
     lines = []
     for key in sorted(set(old) | set(new)):
         free = any(key == name or key.startswith(name + ".") for name in FREE_KEYS)
@@ -290,16 +291,6 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f' ({error.filename})' if error.filename else ''}"
     return str(error) or type(error).__name__
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _show(values: Mapping[str, Any], key: str) -> str:

@@ -44,7 +44,8 @@ EvalHook = Callable[[int, nn.Module], "Evaluation | Mapping[str, float]"]
 class TrainResult:
     """How a stage ended.
 
-    exit_code: 0, 130 after Ctrl-C, 143 after SIGTERM, even if the stage was completed in spite of it.
+    exit_code: 0, 130 after Ctrl-C, 143 after SIGTERM, 129 after the terminal was closed, even if the stage was
+    completed in spite of it.
     losses: means of the last logged steps, by term. model_dir: the trained model, None if interrupted.
     seconds: over all runs of the stage.
     """

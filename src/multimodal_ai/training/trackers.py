@@ -18,6 +18,7 @@ from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 
 from multimodal_ai.training.config import LoggingConfig
+from multimodal_ai.utils.config import flatten
 from multimodal_ai.utils.logger import get_logger
 
 logger = get_logger(__name__)
@@ -61,7 +62,11 @@ class Trackers:
                     text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
                     tracker.log({"config": "".join(f"    {line}\n" for line in text.splitlines())}, step=step)
                 else:
-                    tracker.store_init_configuration(flatten(settings))
+                    plain = (str, int, float)
+                    values = flatten(settings).items()
+                    tracker.store_init_configuration(
+                        {key: value if isinstance(value, plain) else str(value) for key, value in values}
+                    )
             except Exception as error:
                 self._leave_out(name, error)
 
@@ -99,17 +104,6 @@ class Trackers:
     def _leave_out(self, name: str, error: Exception) -> None:
         self._open.pop(name, None)
         logger.error("tracker %s failed and is left out from here on; metrics.jsonl has every number: %s", name, error)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Nested values with dotted keys; lists as text."""
-    flat: dict[str, str | int | float | bool] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, str | int | float) else str(value)
-    return flat
 
 
 def _tracker_class(name: str) -> type[GeneralTracker]:
