@@ -12,6 +12,7 @@ from tests.conftest import build_model
 from torch import Tensor
 
 from multimodal_ai.data.examples import build_example, hide_functions
+from multimodal_ai.data.messages import Sample
 from multimodal_ai.data.packing import IN_TEXT, collate
 from multimodal_ai.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from multimodal_ai.training.losses import TERMS, TrainingObjective
@@ -130,6 +131,17 @@ def test_padding_of_an_image_says_nothing(small_tokenizer: Tokenizer, micro_batc
         before = objective._bag_of_words(out, batch)
         out.visual.tokens[~out.visual.valid] += 5
         assert torch.equal(objective._bag_of_words(out, batch), before)
+
+
+def test_a_batch_of_functions_without_parameters(small_tokenizer: Tokenizer, micro_batches: Any) -> None:
+    data = micro_batches(8, 8)
+    tool = {"type": "function", "function": {"name": "lights_off", "parameters": {"type": "object", "properties": {}}}}
+    call = {"type": "function", "function": {"name": "lights_off", "arguments": {}}}
+    messages = [{"role": "user", "content": "it is too bright"}, {"role": "assistant", "tool_calls": [call]}]
+    sample = Sample.from_row({"messages": messages, "tools": [tool], "trigger": "call"}, "the row")
+    batch = collate([build_example(sample, data.renderer, data.images)], 3 * 8**2, data.renderer.tokenizer.space)
+    losses = TrainingObjective(build_model(small_tokenizer), SPLIT_FREE)(batch)
+    assert losses["selection"] > 0 and losses["presence"] == 0
 
 
 def test_hidden_functions_are_found_among_those_of_the_whole_batch(

@@ -127,7 +127,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
     training does so.
     """
     B = len(examples)
-    P = max((len(marks) for example in examples for marks in example.required), default=0)
+    P = max((1, *(len(marks) for example in examples for marks in example.required)))  # the head wants one at least
     texts: dict[str, tuple[int, Card]] = {}
     images: dict[str, tuple[int, ProcessedImage]] = {}
 
