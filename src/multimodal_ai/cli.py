@@ -5,8 +5,9 @@ library. Imports stand inside the commands, so that `--help` answers at once. Re
 else to stderr.
 
 Exit codes: 0 done; 1 it ran, but missed its aim (bad rows found, a required metric not reached, a loss that is
-not finite, a full disk); 2 wrong usage, input or configuration; 3 `ask` needed a call and got none; 4 `ask` ended
-with a call denied; 5 `ask` ended with a function that failed or a limit reached; 130 Ctrl-C; 143 SIGTERM.
+not finite, data that cannot be read, a full disk); 2 wrong usage, input or configuration; 3 `ask` needed a call
+and got none; 4 `ask` ended with a call denied; 5 `ask` ended with a function that failed or a limit reached;
+130 Ctrl-C; 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -96,17 +97,81 @@ def train(
     [bold]Example[/]: multimodal-ai train --config configs/quickstart/alignment.yaml --set optimizer.lr=1e-3
     """
     from multimodal_ai.evaluation.in_training import generated_examples
+    from multimodal_ai.training.interface import TrainingStopped
     from multimodal_ai.training.run import run_training
-    from multimodal_ai.training.trainer import NonFiniteError
 
     try:
         result = run_training(config, overrides or (), [generated_examples])
-    except NonFiniteError as error:
+    except TrainingStopped as error:
         err.print(f"[bold red]stopped:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(AIM_MISSED) from None
     if result.model_dir is not None:
         out.print(str(result.model_dir), highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(result.exit_code)
+
+
+_STATE_STYLES = {"running": "green", "finished": "bold", "failed": "red", "killed": "red", "stopped": "yellow"}
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="The folder that holds your runs.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """List training runs: state, last step and loss, and the command that goes on with each.
+
+    stopped: by Ctrl-C or a signal, with a checkpoint. failed: by an error. killed: it ended without a word.
+
+    [bold]Example[/]: multimodal-ai runs runs
+    """
+    from dataclasses import asdict
+
+    from multimodal_ai.training.run_list import ago, find_runs
+
+    found = find_runs(folder)
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(run) for run in found], ensure_ascii=False) + "\n")
+        return
+    if not found:
+        err.print(f"{folder}: no runs here", highlight=False, markup=False, soft_wrap=True)
+        return
+    table = Table("run", "state", "stage", "step", "loss", "last seen", box=None, pad_edge=False)
+    table.columns[0].overflow = "fold"
+    for number, column in enumerate(table.columns):
+        column.no_wrap, column.justify = number > 0, "right" if number in (3, 4) else "left"
+    for run in found:
+        done = "?" if run.step is None else f"{run.step:,}"
+        table.add_row(
+            escape(run.path),
+            f"[{_STATE_STYLES.get(run.state, 'dim')}]{run.state}[/]",
+            escape(run.stage),
+            f"{done} of {run.total_steps:,}" if run.total_steps else done,
+            "" if run.loss is None else f"{run.loss:.4g}",
+            ago(run.seen),
+        )
+    out.print(table)
+    for run in found:
+        if run.resume or run.message:
+            out.print(f"\n{run.path}: {run.message or 'to go on:'}", highlight=False, markup=False, soft_wrap=True)
+        if run.resume:
+            out.print(f"  {run.resume}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of its stages.")],
+    out_file: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where to write it; default: training.html in the folder.")
+    ] = None,
+) -> None:
+    """Write the page of a training run: curves, examples, configuration, versions, how to resume; one HTML file.
+
+    [bold]Example[/]: multimodal-ai report runs/quickstart
+    """
+    from multimodal_ai.evaluation.training_report import write_training_report
+
+    page = write_training_report(run, out_file or run / "training.html")
+    out.print(str(page), highlight=False, markup=False, soft_wrap=True)
 
 
 _REQUIREMENT = re.compile(r"(\w+)\.([^<>=]+?)\s*(>=|<=)\s*([-+.\deE]+)")

@@ -55,6 +55,29 @@ def test_the_samples_of_a_step_are_the_same_for_any_world(micro_batches: Any) ->
     assert origins(1, 16) == origins(1, 4) == origins(2, 4) == origins(4, 2)
 
 
+def test_losses_by_source_add_up_to_the_losses(micro_batches: Any, small_tokenizer: Tokenizer) -> None:
+    """Sums and counts of every term, of all sources together, are those that the step is made of."""
+    sources = ("digits", "function_cards", "easy_vqa", "stdlib_text")
+    weights = dict.fromkeys(TERMS, 1.0)
+    plain = TrainingObjective(build_model(small_tokenizer), weights)
+    told = TrainingObjective(build_model(small_tokenizer), weights, sources)
+    seen = torch.zeros(len(TERMS), len(sources))
+    for number in range(3):
+        batch = micro_batches(8, 8)[number]
+        sums = told(batch)
+        assert all(torch.equal(value, sums[term]) for term, value in plain(batch).items())
+        assert not told.source_sums.requires_grad
+        for term, (losses, counts) in zip(TERMS, told.source_sums.transpose(1, 2), strict=True):
+            torch.testing.assert_close(losses.sum(), sums[term].detach(), rtol=1e-4, atol=1e-4, msg=term)
+            assert float(counts.sum()) == pytest.approx(told.counts(batch)[term], rel=1e-5), term
+        seen += told.source_sums[..., 1]
+        names = [sources[number] for number in batch.data_source.tolist()]
+        files = {"train.parquet"}
+        assert len(names) == 8 and {origin.split()[-1] for origin in batch.origins} == files
+    language, selection = seen[TERMS.index("language")], seen[TERMS.index("selection")]
+    assert (language > 0).all() and selection[sources.index("stdlib_text")] == 0
+
+
 def test_a_global_size_that_does_not_divide_is_refused(micro_batches: Any) -> None:
     with pytest.raises(ValueError, match="the next that does is 18"):
         micro_batches(16, 3, 0, 2)

@@ -166,7 +166,7 @@ class MicroBatches(TorchDataset[Batch]):
             except (TooLong, DataError, ImageError) as error:
                 self._count_bad(type(error).__name__, f"{source.where(row)}: {error}")
                 continue
-            example.origin = source.where(row)
+            example.origin, example.data_source = source.where(row), number
             return example
         raise DataError(f"{source.config.path}: not a single usable row")
 

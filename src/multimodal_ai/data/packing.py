@@ -38,6 +38,7 @@ class Batch:
     -1; selection: float[B, F + 1], a row of zeros for unknown; presence: int[B, F, P], -1 unknown;
     retrieval: float[B, U], the share of each text in what must be found, a row of zeros for examples whose
     functions are listed; retrieval_lexical: float[B, U] their word overlap; retrieval_candidates: bool[U];
+    pair_row: int[C] the row of each image-text pair; data_source: int[B] the number of the source in the mix;
     origins: one description a row.
 
     Where there is something to learn, found here so that no device has to be waited for: label_place: int[n] among
@@ -67,6 +68,7 @@ class Batch:
     target_lengths: Tensor
     pair_image: Tensor
     pair_text: Tensor
+    pair_row: Tensor
     labels: Tensor
     label_weight: Tensor
     value: Tensor
@@ -87,6 +89,7 @@ class Batch:
     presence_place: Tensor
     retrieval_row: Tensor
     words: Tensor
+    data_source: Tensor
     origins: list[str]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -165,7 +168,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
     slots, slot_image, slot_token = list[int](), list[int](), list[int]()
     value, weight = np.full((B, T), -1, dtype=np.int64), np.zeros((B, T), dtype=np.float32)
     written = np.full((B, T, WRITTEN), -1, dtype=np.int64)
-    pair_image, pair_text = list[int](), list[int]()
+    pair_image, pair_text, pair_row = list[int](), list[int](), list[int]()
     hidden = dict[int, FunctionSpec]()  # by the number of the text
     for row, example in enumerate(examples):
         numbers = [image_number(image) for image in example.images]
@@ -196,6 +199,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
         if example.caption is not None:
             pair_image.append(numbers[0])
             pair_text.append(text_number(example.caption))
+            pair_row.append(row)
     cards = [card for _, card in texts.values()]
     U = rounded(len(cards), multiple)
     retrieval, retrieval_lexical = np.zeros((B, U), dtype=np.float32), np.zeros((B, U), dtype=np.float32)
@@ -243,6 +247,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
         target_lengths=torch.tensor([len(example.target.ids) for example in examples], dtype=torch.long),
         pair_image=torch.tensor(pair_image, dtype=torch.long),
         pair_text=torch.tensor(pair_text, dtype=torch.long),
+        pair_row=torch.tensor(pair_row, dtype=torch.long),
         labels=tensor(labels),
         label_weight=tensor(weight),
         value=tensor(value),
@@ -263,5 +268,6 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
         presence_place=tensor(np.flatnonzero(presence >= 0)),
         retrieval_row=tensor(np.flatnonzero(retrieval.any(1))),
         words=tensor(words[words >= len(SPECIAL_TOKENS)]),
+        data_source=torch.tensor([example.data_source for example in examples], dtype=torch.long),
         origins=[example.origin for example in examples],
     )

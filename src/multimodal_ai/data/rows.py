@@ -70,8 +70,9 @@ def load_rows(path: str | Path) -> datasets.Dataset:
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         if isinstance(error, DataError):
             raise
-        cause = error.__cause__ or error
-        raise DataError(f"{path}: cannot be read: {cause}; is it a whole {kind} file?") from error
+        cause: object = error.__cause__ or error
+        where, cause = (_damaged_shard(files) if kind == "parquet" and "://" not in url else None) or (path, cause)
+        raise DataError(f"{where}: cannot be read: {cause}; is it a whole {kind} file?") from error
 
 
 def _remote_stamp(url: str) -> str:
@@ -126,6 +127,18 @@ def _open_parquet(files: list[str]) -> datasets.Dataset:
     if features is None and any(_undecoded(rows.features[name]) != rows.features[name] for name in rows.features):
         rows = rows.cast(datasets.Features({name: _undecoded(feature) for name, feature in rows.features.items()}))
     return rows
+
+
+def _damaged_shard(files: Sequence[str]) -> tuple[str, object] | None:
+    """The first file that cannot be read to its end, and why; for an error, so it may take its time."""
+    for name in files:
+        try:
+            with pyarrow.parquet.ParquetFile(name) as file:
+                for _ in file.iter_batches():
+                    pass
+        except (OSError, ValueError) as error:  # pyarrow's own are subclasses of these
+            return name, error
+    return None
 
 
 def _undecoded(feature: Any) -> Any:

@@ -282,3 +282,19 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Give every group its own peak learning rate times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
+
+
+class LearningRates:
+    """The learning rate of each part of the model, read from the groups that hold its parameters."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, trained: Iterable[tuple[str, Tensor]]) -> None:
+        group_of = {id(p): number for number, group in enumerate(optimizer.param_groups) for p in group["params"]}
+        self._optimizer = optimizer
+        self._groups: dict[str, set[int]] = defaultdict(set)
+        for part, parameter in trained:
+            self._groups[part].add(group_of[id(parameter)])
+
+    def by_part(self) -> dict[str, float]:
+        """Where a part has several (Muon and AdamW apart, patterns), the highest."""
+        groups = self._optimizer.param_groups
+        return {part: max(groups[number]["lr"] for number in numbers) for part, numbers in self._groups.items()}

@@ -53,7 +53,7 @@ def run_stage(config: TrainConfig, hooks: Sequence[HookFactory] = (), folder: Pa
     tokenizer = _tokenizer(config, source)
     config = config.model_copy(update={"model": _model_config(config, source, folder, tokenizer)})
     _check_fit(config)
-    accelerator = start_accelerator(config.precision, config.logging.trackers, config.output_dir)
+    accelerator = start_accelerator(config.precision)
     torch.manual_seed(config.seed)
     if source is not None:
         model = MultimodalModel.from_pretrained(source, accelerator.device)
@@ -72,7 +72,7 @@ def run_stage(config: TrainConfig, hooks: Sequence[HookFactory] = (), folder: Pa
         rank=accelerator.process_index,
         world=accelerator.num_processes,
     )
-    objective = TrainingObjective(model, dict(config.losses) or None)
+    objective = TrainingObjective(model, dict(config.losses) or None, list(config.data.sources))
     if accelerator.is_main_process:
         dump_config(config, config.output_dir / "config.yaml")
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -103,7 +103,8 @@ def run_stage(config: TrainConfig, hooks: Sequence[HookFactory] = (), folder: Pa
         batches,
         on_evaluate=evaluations,
         flops=TrainingFlops(model),
-        identity={"tokenizer": tokenizer.fingerprint},
+        identity={"tokenizer": tokenizer.fingerprint}
+        | {f"rows of {part.name}": f"{len(part):,}" for part in batches.sources},
         on_save=[finish],
         accelerator=accelerator,
     ).train()
