@@ -23,11 +23,12 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
+from multimodal_ai.data.packing import rounded
 from multimodal_ai.models.describe import SampleShape
 from multimodal_ai.models.multimodal_model import ModelConfig, MultimodalModel
 from multimodal_ai.training.distributed import checkpoint_activations
 from multimodal_ai.training.losses import DEFAULT_WEIGHTS, TrainingObjective
-from multimodal_ai.training.synthetic import synthetic_batch
+from multimodal_ai.training.synthetic import MULTIPLE, synthetic_batch
 
 STACKS = ("vision", "text", "decoder")
 ALIASING = torch.ops.aten._unsafe_view.default  # returns its input's memory, though its schema does not say so
@@ -109,6 +110,23 @@ class Stretch:
     repeated: bool
     change: tuple[float, float]
     peak: tuple[float, float]
+
+    def change_at(self, size: int) -> float:
+        """`change` for a micro-batch of so many samples."""
+        return line_at(self.change, self._counted(size))
+
+    def peak_at(self, size: int) -> float:
+        """`peak` for a micro-batch of so many samples."""
+        return line_at(self.peak, self._counted(size))
+
+    def _counted(self, size: int) -> int:
+        """The number of images is rounded up, and the empty ones pass the stem, which lies before the first layer."""
+        return rounded(size, MULTIPLE) if self.kind == "vision" and not self.repeated else size
+
+
+def line_at(line: tuple[float, float], size: int) -> float:
+    """(at none, for each) at a size."""
+    return line[0] + line[1] * size
 
 
 @dataclass(frozen=True)

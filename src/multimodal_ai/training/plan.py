@@ -21,7 +21,7 @@ from multimodal_ai.models.describe import SampleShape
 from multimodal_ai.models.multimodal_model import ModelConfig, MultimodalModel
 from multimodal_ai.training.config import OptimizerConfig, PartConfig
 from multimodal_ai.training.flops import TrainingFlops
-from multimodal_ai.training.memory import STACKS, Activations, Stretch, measure_activations
+from multimodal_ai.training.memory import STACKS, Activations, Stretch, line_at, measure_activations
 from multimodal_ai.training.optimizer import (
     NEWTON_SCHULZ,
     ParameterPlan,
@@ -232,12 +232,12 @@ class Planner:
         weights, gradients = 4 * counts.all / share, 4 * counts.trained / share
         optimizer = (4 * counts.muon + 8 * counts.adamw) / share
         measured = self.activations(checkpointing, sharded)
-        batch = _at(measured.batch, micro)
+        batch = line_at(measured.batch, micro)
         # Alone, a process makes the gradients of the step's first micro-batch as it goes back, while activations
         # go; with DDP they lie in buckets from the start.
         made = self.machine.gpus == 1 and accumulation == 1
         if sharded:
-            above = self._sharded_course(measured, micro, accumulation == 1)
+            above = self._sharded_course(measured, micro, share, accumulation == 1)
         else:
             above = _course(measured.first if made else measured.later, micro, self._layers)
         backward = weights + optimizer + above + batch + (0 if made else gradients)
@@ -258,30 +258,26 @@ class Planner:
     def _layers(self) -> dict[str, int]:
         return {stack: getattr(self.training.model, stack).layers for stack in STACKS}
 
-    def _sharded_course(self, measured: Activations, micro: int, gradients_made: bool) -> float:
+    def _sharded_course(self, measured: Activations, micro: int, share: int, gradients_made: bool) -> float:
         """The peak above weights and optimizer state under `fully_shard`.
 
         The parameters outside layers are gathered for the whole of a micro-batch, and their whole gradients lie
         there until its end; a layer is gathered while it runs, into one buffer and from there into its parameters;
         backward its whole gradients come on top, and the copy of them, in FP32, that is sent.
         """
-        counts, width, share = self.counts, 2 if self.training.bf16 else 4, self._share
+        counts, width = self.counts, 2 if self.training.bf16 else 4
         now, peak = 4.0 * counts.rest, 8.0 * counts.rest
         returned = False
         for stretch in measured.later:
             if stretch.backward and not returned:
                 returned, now = True, now + 4.0 * counts.rest_trained
             layer, trained = counts.layer.get(stretch.kind, 0), counts.layer_trained.get(stretch.kind, 0)
-            extra = 2 * width * layer + (max(width * trained, 0) + 4 * trained if stretch.backward else 0)
+            extra = 2 * width * layer + ((width + 4) * trained if stretch.backward else 0)
             for _ in range(self._layers[stretch.kind] - 1 if stretch.repeated else 1):
-                peak = max(peak, now + _at(stretch.peak, micro) + extra)
-                now += _at(stretch.change, micro)
+                peak = max(peak, now + stretch.peak_at(micro) + extra)
+                now += stretch.change_at(micro)
                 now += 4 * trained / share if stretch.backward and gradients_made else 0
         return max(peak, now + 4.0 * counts.rest_trained)
-
-    @property
-    def _share(self) -> int:
-        return self.machine.gpus
 
     def _update_bytes(self) -> float:
         """What Muon needs beside its state: some matrices, whole, and their powers."""
@@ -376,15 +372,11 @@ def _ring(processes: int) -> float:
     return (processes - 1) / processes
 
 
-def _at(line: tuple[float, float], size: int) -> float:
-    return line[0] + line[1] * size
-
-
 def _course(stretches: Iterable[Stretch], size: int, layers: Mapping[str, int]) -> float:
     """The peak over a whole micro-batch, for a model with so many layers."""
     now = peak = 0.0
     for stretch in stretches:
         for _ in range(layers[stretch.kind] - 1 if stretch.repeated else 1):
-            peak = max(peak, now + _at(stretch.peak, size))
-            now += _at(stretch.change, size)
+            peak = max(peak, now + stretch.peak_at(size))
+            now += stretch.change_at(size)
     return peak
