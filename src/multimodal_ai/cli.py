@@ -25,6 +25,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from multimodal_ai.cli_common import AIM_MISSED, McpOption, SetOption, command_group, err, out
+from multimodal_ai.cli_scale import plan
 from multimodal_ai.cli_tools import config_app, data_app, functions_app, model_app, tokenizer_app
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ for _name, _sub in (
     ("config", config_app),
 ):
     app.add_typer(_sub, name=_name)
+app.command()(plan)
 
 
 ModelOption = Annotated[Path, typer.Option("--model", "-m", help="Folder of a trained model, such as runs/quickstart.")]
