@@ -47,7 +47,9 @@ def test_the_dual_encoder_decides_with_the_word_overlap(engine: Engine) -> None:
     head.lexical_scale.zero_()
     request = asking()
     specs = catalogue(300)
-    query = torch.nn.functional.normalize(head.selection_query(engine.encoder.states([replace(request, tools=())])), dim=-1)
+    query = torch.nn.functional.normalize(
+        head.selection_query(engine.encoder.states([replace(request, tools=())])), dim=-1
+    )
     best = (query @ engine.retriever.keys(specs).T)[0].topk(KEPT).indices.tolist()
     assert names(engine.retriever.narrowed(request)) == [specs[place].name for place in sorted(best)]
 
