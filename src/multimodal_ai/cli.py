@@ -304,6 +304,11 @@ def serve(
     api_keys: Annotated[
         Path | None, typer.Option("--api-keys", help="File with a line `name key` for each key; without: no keys.")
     ] = None,
+    functions: Annotated[
+        Path | None,
+        typer.Option("--functions", "-f", help="Python file whose functions x_execute may run here. It is run."),
+    ] = None,
+    mcp: McpOption = None,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -317,14 +322,19 @@ def serve(
         from multimodal_ai.serving.config import read_keys
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed; run: pip install 'multimodal-ai\\[serve]'") from None
+    import contextlib
+
+    from multimodal_ai import terminal
     from multimodal_ai.utils.config import parse_config
 
     keys = read_keys(api_keys) if api_keys else {}
     given = {"model_name": name or model.resolve().name, "key_hashes": keys}
     config = parse_config(ServerConfig, given, overrides or ())
-    application = create_app(_engine(model, device), config)
-    err.print(f"{config.model_name} at http://{host}:{port}/v1", highlight=False)
-    run(application, host, port)
+    with contextlib.ExitStack() as stack:
+        registry = terminal.open_functions(functions, mcp or (), stack, err)
+        application = create_app(_engine(model, device), config, registry)
+        err.print(f"{config.model_name} at http://{host}:{port}/v1", highlight=False)
+        run(application, host, port)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

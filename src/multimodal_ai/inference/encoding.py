@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from multimodal_ai.data.examples import Example, function_inputs
-from multimodal_ai.data.image_processor import ImageProcessor, ProcessedImage
+from multimodal_ai.data.image_processor import ImageProcessor
 from multimodal_ai.data.messages import Sample
 from multimodal_ai.data.packing import Batch, collate
 from multimodal_ai.data.processing import ProcessingConfig
@@ -161,7 +161,8 @@ class RequestEncoder:
             for key, prefilled in zip(fresh, self._prefill(list(fresh.values())), strict=True):
                 found[key] = prefilled
                 self.cache.put("conversation", key, prefilled)
-        return [found[key] for key in keys]
+        states = [found[key] for key in keys]
+        return [state for state in states if state is not None]
 
     def _prefill(self, examples: Sequence[Example]) -> Iterable[Prefilled]:
         model, batch = self.model, self.batch(examples)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from multimodal_ai.data.examples import Example
+from multimodal_ai.data.image_processor import ProcessedImage
 from multimodal_ai.data.messages import Message
 from multimodal_ai.data.processing import ProcessingConfig
 from multimodal_ai.data.rendering import RESULT, USER, Renderer, Source, Target
@@ -196,8 +197,8 @@ class Engine:
 
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Any]) -> Tensor:
-        """Normalised embeddings float32[n, E] of images, in the space of `embed_texts`."""
-        processed = [self.encoder.images(image) for image in images]
+        """Normalised embeddings float32[n, E] of images, decoded or not, in the space of `embed_texts`."""
+        processed = [image if isinstance(image, ProcessedImage) else self.encoder.images(image) for image in images]
         example = Example(Source([0], [False], [USER]), Target(ids=[0]), images=processed)
         batch = self.encoder.batch([example])
         embedded = self.model.encode_images(batch.patches, batch.grids)[1]

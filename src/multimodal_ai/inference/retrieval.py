@@ -71,8 +71,9 @@ class Retriever:
     def keys(self, specs: Sequence[FunctionSpec]) -> Tensor:
         """Keys float[F, width] of functions; those not cached are encoded now."""
         self.cache.use_weights(weights_version(self.model))
-        known = {spec.hash: self.cache.get("key", spec.hash) for spec in specs}
-        fresh = [spec for spec in specs if known[spec.hash] is None]
+        found = {spec.hash: self.cache.get("key", spec.hash) for spec in specs}
+        fresh = [spec for spec in specs if found[spec.hash] is None]
+        known = {name: key for name, key in found.items() if key is not None}
         for start in range(0, len(fresh), CARDS_AT_ONCE):
             part = fresh[start : start + CARDS_AT_ONCE]
             for spec, key in zip(part, self._encode(part), strict=True):

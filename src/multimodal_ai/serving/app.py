@@ -6,36 +6,30 @@ shape. The application can be mounted or served by anything that speaks ASGI.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
-from fastapi.routing import APIRoute
+from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
 
 from multimodal_ai import __version__
 from multimodal_ai.data.image_processor import ImageProcessor
-from multimodal_ai.functions.canonical import parse_json, short_json
+from multimodal_ai.functions.canonical import short_json
+from multimodal_ai.functions.registry import FunctionRegistry
 from multimodal_ai.inference.engine import Engine
 from multimodal_ai.inference.scheduler import Scheduler
-from multimodal_ai.serving.answer import Answer
-from multimodal_ai.serving.chat import ChatCompletion
 from multimodal_ai.serving.config import ServerConfig
-from multimodal_ai.serving.errors import ApiError, as_api_error
+from multimodal_ai.serving.endpoints import api_router, check_model
+from multimodal_ai.serving.errors import ApiError
 from multimodal_ai.serving.gate import Gate
 from multimodal_ai.serving.metrics import ServerMetrics
-from multimodal_ai.serving.protocol import ChatRequest, chat_requests
-from multimodal_ai.utils.logger import get_logger
 
-logger = get_logger(__name__)
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
     for status, text in (
@@ -50,79 +44,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class StrictRequest(Request):
-    """A request whose body is bounded in size and time, and whose JSON is strict: see `canonical.parse_json`."""
-
-    async def body(self) -> bytes:
-        if not hasattr(self, "_body"):
-            config: ServerConfig = self.app.state.config
-            try:
-                async with asyncio.timeout(config.upload_seconds):
-                    self._body = await self._bounded(config.max_body_bytes)
-            except TimeoutError:
-                raise ApiError(408, "the body did not arrive in time", "timeout") from None
-        return self._body
-
-    async def _bounded(self, most: int) -> bytes:
-        too_large = ApiError(413, f"the body is larger than {most:,} bytes", "body_too_large")
-        declared = self.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > most:
-            raise too_large
-        chunks, size = [], 0
-        async for chunk in self.stream():
-            size += len(chunk)
-            if size > most:
-                raise too_large
-            chunks.append(chunk)
-        return b"".join(chunks)
-
-    async def json(self) -> Any:
-        body = await self.body()
-        try:
-            return await run_in_threadpool(lambda: parse_json(body.decode("utf-8")))
-        except UnicodeDecodeError as error:
-            raise ApiError(400, f"the body is not UTF-8 (byte {error.start})", "invalid_json") from None
-        except ValueError as error:
-            raise ApiError(400, f"the body cannot be read: {error}", "invalid_json") from None
-
-
-class StrictRoute(APIRoute):
-    """Routes that read a StrictRequest."""
-
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        handler = super().get_route_handler()
-
-        async def strict(request: Request) -> Response:
-            own = StrictRequest(request.scope, request.receive)
-            if self.body_field is not None:
-                await own.json()  # before FastAPI does, which would hide what went wrong
-            return await handler(own)
-
-        return strict
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events that close their answer however they end: complete, client gone, or out of time."""
-
-    def __init__(self, events: AsyncIterator[bytes], answer: Answer) -> None:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self.answer = answer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            async with asyncio.timeout(max(self.answer.seconds_left, 0) + 1.0):  # a reader may be too slow to end
-                await super().__call__(scope, receive, send)
-        except TimeoutError:
-            logger.warning("a client read too slowly; its stream was ended")
-        finally:
-            self.answer.close()
-
-
-def create_app(engine: Engine, config: ServerConfig | None = None) -> FastAPI:
+def create_app(
+    engine: Engine, config: ServerConfig | None = None, functions: FunctionRegistry | None = None
+) -> FastAPI:
     """The application for an engine, which from now on belongs to it: nobody else may use it.
 
-    Its state holds `config`, `scheduler`, `metrics` and `gate`.
+    functions: those that `x_execute` may run here; none without. Its state holds `config`, `scheduler`, `metrics`,
+    `functions` and `gate`.
     """
     config = config or ServerConfig()
     limited = engine.encoder.images.config
@@ -132,7 +60,8 @@ def create_app(engine: Engine, config: ServerConfig | None = None) -> FastAPI:
     }
     engine.encoder.images = ImageProcessor(limited.model_copy(update=bounds))
     scheduler = Scheduler(engine, config.max_running, config.max_waiting)
-    metrics = ServerMetrics(scheduler)
+    functions = functions or FunctionRegistry()
+    metrics = ServerMetrics(scheduler, functions.names)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -147,21 +76,20 @@ def create_app(engine: Engine, config: ServerConfig | None = None) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.router.route_class = StrictRoute
+    app.state.functions = functions
     app.state.config, app.state.scheduler, app.state.metrics = config, scheduler, metrics
     app.state.started = int(time.time())
     _add_error_handlers(app)
     _add_own_routes(app)
-    _add_chat(app)
+    app.include_router(api_router())
     _document_errors(app)
-    routes = frozenset(path for route in app.routes if (path := getattr(route, "path", "")))
     app.state.gate = None
 
     def gate(inner: Any) -> Gate:
-        app.state.gate = Gate(inner, config, metrics, routes)
+        app.state.gate = Gate(inner, config, metrics)
         return app.state.gate
 
-    app.add_middleware(gate)  # type: ignore[arg-type]
+    app.add_middleware(gate)
     app.middleware_stack = app.build_middleware_stack()
     return app
 
@@ -188,10 +116,6 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def gone(request: Request, error: ClientDisconnect) -> Response:
         return ApiError(400, "the client went away before its body was complete").response()
 
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> Response:
-        return as_api_error(RuntimeError()).response()
-
 
 def _add_own_routes(app: FastAPI) -> None:
     @app.get("/health", tags=["server"], summary="Whether the process lives")
@@ -215,7 +139,7 @@ def _add_own_routes(app: FastAPI) -> None:
 
     @app.get("/v1/models/{model}", tags=["models"], summary="What is known of a model", responses={404: {}})
     async def model(model: str, request: Request) -> dict[str, Any]:
-        check_model(request.app, model)
+        check_model(request.app.state.config, model)
         return _model(request.app)
 
 
@@ -230,41 +154,6 @@ def _model(app: FastAPI) -> dict[str, Any]:
         "x_output_tokens": config.max_output_tokens,
         "x_embedding_width": engine.model.config.head.width,
     }
-
-
-def check_model(app: FastAPI, name: str) -> None:
-    """Raise ApiError where a request names another model than the one that is served."""
-    served = app.state.config.model_name
-    if name != served:
-        raise ApiError(
-            404, f"there is no model {short_json(name)}; this server has {served}", "model_not_found", "model"
-        )
-
-
-def _add_chat(app: FastAPI) -> None:
-    @app.post("/v1/chat/completions", tags=["chat"], summary="Answer a conversation, or call functions")
-    async def chat_completions(body: ChatRequest, request: Request) -> Response:
-        config, scheduler = app.state.config, app.state.scheduler
-        check_model(app, body.model)
-        completion = ChatCompletion(body, config.model_name, scheduler.engine.tokenizer)
-        try:
-            requests = await run_in_threadpool(chat_requests, body, config)
-            answer = await Answer.begin(
-                scheduler, requests, request.state.owner, config.request_seconds, app.state.metrics.observe
-            )
-        except (ValueError, RuntimeError, TimeoutError) as error:
-            raise as_api_error(error) from error
-        if body.stream:
-            return EventStream(completion.events(answer), answer)
-        try:
-            replies = await answer.complete(request)
-        except (ValueError, RuntimeError, TimeoutError) as error:
-            raise as_api_error(error) from error
-        finally:
-            answer.close()
-        if replies is None:
-            return Response(status_code=499)
-        return JSONResponse(completion.whole(replies))
 
 
 def _document_errors(app: FastAPI) -> None:

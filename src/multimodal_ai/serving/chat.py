@@ -98,23 +98,23 @@ class ChatCompletion:
         chunk = {**self._head("chat.completion.chunk"), "choices": [choice]}
         return event({**chunk, "usage": None} if counted else chunk)
 
-    # -- parts ------------------------------------------------------------------------------------------------
-
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not self.logprobs:
             return None
-        content = [
-            {
-                **self._token(scored.token, scored.logprob),
-                "top_logprobs": [self._token(token, logprob) for token, logprob in scored.top],
-            }
-            for scored in tokens
-        ]
-        return {"content": content, "refusal": None}
+        return {"content": scored_tokens(tokens, self.tokenizer), "refusal": None}
 
-    def _token(self, token: int, logprob: float) -> dict[str, Any]:
-        piece = self.tokenizer.token_bytes(token) or self.tokenizer.decode([token], skip_special=False).encode()
+
+def scored_tokens(tokens: Sequence[TokenLogprob], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Tokens of text with their log-probabilities, each with the likeliest in its place."""
+
+    def shown(token: int, logprob: float) -> dict[str, Any]:
+        piece = tokenizer.token_bytes(token) or tokenizer.decode([token], skip_special=False).encode()
         return {"token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": logprob}
+
+    return [
+        {**shown(scored.token, scored.logprob), "top_logprobs": [shown(*pair) for pair in scored.top]}
+        for scored in tokens
+    ]
 
 
 def event(value: dict[str, Any]) -> bytes:
@@ -187,5 +187,5 @@ def _delta(number: int, delta: Delta, ids: dict[tuple[int, int], str]) -> dict[s
     elif delta.kind == "arguments":
         call["function"] = {"arguments": delta.text}
     elif delta.call is not None:
-        call |= provenance(delta.call)
+        call |= {"function": {"arguments": ""}, **provenance(delta.call)}  # clients expect a function in every piece
     return {"tool_calls": [call]}

@@ -18,10 +18,12 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multimodal_ai.serving.config import ServerConfig, key_hash
-from multimodal_ai.serving.errors import ApiError, too_busy
+from multimodal_ai.serving.errors import ApiError, as_api_error, too_busy
 from multimodal_ai.serving.metrics import ServerMetrics
+from multimodal_ai.utils.logger import get_logger
 
-OPEN_PATHS = ("/health", "/ready")
+NO_STATUS = 499  # the client went away before there was one
+logger = get_logger(__name__)
 access_log = logging.getLogger("multimodal_ai.serving.access")
 access_log.propagate = False
 
@@ -37,8 +39,8 @@ def log_to_stderr() -> None:
 class Gate:
     """See the module's docstring. `draining`: new work is refused, what has begun is finished."""
 
-    def __init__(self, app: ASGIApp, config: ServerConfig, metrics: ServerMetrics, routes: frozenset[str]) -> None:
-        self.app, self.config, self.metrics, self.routes = app, config, metrics, routes
+    def __init__(self, app: ASGIApp, config: ServerConfig, metrics: ServerMetrics) -> None:
+        self.app, self.config, self.metrics = app, config, metrics
         self.draining = False
         self._active: Counter[str] = Counter()
 
@@ -46,7 +48,7 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status = time.monotonic(), 499  # 499: the client went away before there was a status
+        began, status = time.monotonic(), NO_STATUS
         identity = uuid.uuid4().hex
         notes: dict[str, Any] = {}
         scope.setdefault("state", {}).update(notes=notes, owner="", request_id=identity)
@@ -70,10 +72,14 @@ class Gate:
             client = scope.get("client") or ("", 0)
             scope["state"]["owner"] = key or client[0]
             await self.app(scope, receive, send_with_identity)
+        except Exception as error:  # a mistake of the server's own
+            logger.exception("request %s failed", identity)
+            if status == NO_STATUS:
+                await as_api_error(error).response()(scope, receive, send_with_identity)
         finally:
             if counted:
                 self._active[key] -= 1
-            path = scope["path"] if scope["path"] in self.routes else "other"
+            path = getattr(scope.get("route"), "path", "other")
             self.metrics.http.labels(path, str(status)).inc()
             line = {
                 "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

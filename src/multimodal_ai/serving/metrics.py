@@ -52,7 +52,7 @@ class ServerMetrics:
             ("cache_bytes", "Bytes kept of images, cards and conversations", lambda: scheduler.engine.cache.bytes),
         ):
             Gauge(prefix + name, text, registry=registry).set_function(read)
-        self.registry.register(_CacheCounters(scheduler))  # type: ignore[arg-type]
+        self.registry.register(_CacheCounters(scheduler))
         self._functions = set(known_functions)
         self._limit = len(self._functions) + NAMED_FUNCTIONS
 

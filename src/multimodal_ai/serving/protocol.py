@@ -169,6 +169,7 @@ def chat_requests(body: ChatRequest, config: ServerConfig) -> list[Request]:
         Request(
             messages=messages,
             tools=tools,
+            images=reader.images,
             tool_choice="auto" if body.tool_choice is None else body.tool_choice,
             parallel_tool_calls=body.parallel_tool_calls is not False,
             max_tokens=output_tokens(limit, config),
@@ -187,22 +188,20 @@ def chat_requests(body: ChatRequest, config: ServerConfig) -> list[Request]:
 
 
 class MessageReader:
-    """Turns messages into the engine's, counting their images."""
+    """Turns messages into the engine's; `images` holds the bytes of their images, in order."""
 
     def __init__(self, config: ServerConfig) -> None:
-        self.config, self.images = config, 0
+        self.config = config
+        self.images: list[bytes] = []
 
     def message(self, message: Message, place: str) -> dict[str, Any]:
-        """One message in the engine's form, images as bytes."""
+        """One message in the engine's form."""
         read: dict[str, Any] = {"role": "system" if message.role == "developer" else message.role}
         if isinstance(message.content, str):
             read["content"] = message.content
         elif message.content is not None:
             read["content"] = [
-                {"type": "text", "text": part.text}
-                if isinstance(part, TextPart)
-                else {"type": "image", "image": self.image(part.image_url.url, f"{place}.content[{index}].image_url")}
-                for index, part in enumerate(message.content)
+                self._part(part, f"{place}.content[{index}]") for index, part in enumerate(message.content)
             ]
         if message.tool_calls:
             read["tool_calls"] = [call.model_dump() for call in message.tool_calls]
@@ -210,11 +209,13 @@ class MessageReader:
             read.update({"tool_call_id": message.tool_call_id, "name": message.name})
         return read
 
-    def image(self, url: str, place: str) -> bytes:
-        """The bytes of an image, if there may be one more."""
-        self.images += 1
-        check_count("images", self.images, self.config.max_images)
-        return image_bytes(url, place, self.config.max_image_bytes, self.config.fetch_images)
+    def _part(self, part: TextPart | ImagePart, place: str) -> dict[str, Any]:
+        if isinstance(part, TextPart):
+            return {"type": "text", "text": part.text}
+        check_count("images", len(self.images) + 1, self.config.max_images)
+        config, url = self.config, part.image_url.url
+        self.images.append(image_bytes(url, f"{place}.image_url", config.max_image_bytes, config.fetch_images))
+        return {"type": "image"}
 
 
 def check_count(what: str, count: int, most: int) -> None:
@@ -230,21 +231,13 @@ def checked_tools(tools: Sequence[dict[str, Any]], config: ServerConfig) -> list
     for index, tool in enumerate(tools):
         size = _size(tool, f"tools[{index}]")
         total += size
-        if size > config.max_schema_bytes or total > config.max_tools_bytes:
-            size, most = (
-                (size, config.max_schema_bytes)
-                if size > config.max_schema_bytes
-                else (
-                    total,
-                    config.max_tools_bytes,
-                )
-            )
-            raise ApiError(
-                400,
-                f"tools[{index}]: {size:,} bytes of JSON are more than this server takes ({most:,}); shorten the schema",
-                "schema_too_large",
-                "tools",
-            )
+        for what, found, most in (
+            ("it has", size, config.max_schema_bytes),
+            ("all have", total, config.max_tools_bytes),
+        ):
+            if found > most:
+                message = f"tools[{index}]: {what} {found:,} bytes of JSON, the limit is {most:,}; shorten the schemas"
+                raise ApiError(400, message, "schema_too_large", "tools")
     return list(tools)
 
 
