@@ -333,7 +333,6 @@ def serve(
     with contextlib.ExitStack() as stack:
         registry = terminal.open_functions(functions, mcp or (), stack, err)
         application = create_app(_engine(model, device), config, registry)
-        err.print(f"{config.model_name} at http://{host}:{port}/v1", highlight=False)
         run(application, host, port)
 
 

@@ -14,8 +14,6 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from multimodal_ai.serving.images import is_public
-
 from .conftest import Running, data_url, wait_until
 
 CHAT = "/v1/chat/completions"
@@ -55,9 +53,9 @@ def pixel_bomb(side: int = 50_000) -> str:
 
 
 def deep(depth: int) -> Any:
-    value: Any = 1
+    value: Any = {}
     for _ in range(depth):
-        value = {"a": value}
+        value = {"type": "object", "properties": {"a": value}}
     return value
 
 
@@ -223,16 +221,3 @@ def test_a_reader_that_never_reads_is_let_go(start: Callable[..., Running]) -> N
     wait_until(lambda: not running.scheduler.running and not any(running.app.state.gate._active.values()))
     for connection in connections:
         connection.close()
-
-
-@pytest.mark.parametrize(
-    "address",
-    "127.0.0.1 10.1.2.3 192.168.0.1 172.16.0.1 169.254.169.254 0.0.0.0 100.64.0.1 224.0.0.1 255.255.255.255 :: ::1 "
-    "fe80::1 fe80::1%eth0 fc00::1 ::ffff:127.0.0.1 ::ffff:10.0.0.1 64:ff9b::7f00:1 2002:7f00:1:: ff02::1".split(),
-)
-def test_no_wrapping_makes_a_private_address_public(address: str) -> None:
-    assert not is_public(address)
-
-
-def test_public_addresses_are_public() -> None:
-    assert is_public("8.8.8.8") and is_public("2606:4700:4700::1111")

@@ -65,8 +65,14 @@ async def execute_chat(body: ChatRequest, request: Request, completion: ChatComp
     state = request.app.state
     if not len(state.functions):
         raise ApiError(400, "x_execute: this server was started without functions", "invalid_value", "x_execute")
-    for name in ("tools", "stream", "n", "response_format"):
-        if getattr(body, name) not in (None, False, 1):
+    others = {
+        "tools": body.tools,
+        "stream": body.stream,
+        "n": (body.n or 1) > 1,
+        "response_format": body.response_format,
+    }
+    for name, given in others.items():
+        if given:
             raise ApiError(400, f"x_execute: goes without {name}", "invalid_value", name)
     choice = body.tool_choice
     first = (await run_in_threadpool(chat_requests, body.model_copy(update={"tool_choice": None}), state.config))[0]

@@ -36,6 +36,12 @@ def log_to_stderr() -> None:
     access_log.setLevel(logging.INFO)
 
 
+def log_event(event: str, **values: Any) -> None:
+    """One line of the log."""
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    access_log.info(json.dumps({"time": moment, "event": event, **values}, ensure_ascii=False))
+
+
 class Gate:
     """See the module's docstring. `draining`: new work is refused, what has begun is finished."""
 
@@ -81,17 +87,16 @@ class Gate:
                 self._active[key] -= 1
             path = getattr(scope.get("route"), "path", "other")
             self.metrics.http.labels(path, str(status)).inc()
-            line = {
-                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "request": identity,
-                "key": key,
-                "method": scope["method"],
-                "path": path,
-                "status": status,
-                "seconds": round(time.monotonic() - began, 4),
+            log_event(
+                "request",
+                id=identity,
+                key=key,
+                method=scope["method"],
+                path=path,
+                status=status,
+                seconds=round(time.monotonic() - began, 4),
                 **notes,
-            }
-            access_log.info(json.dumps(line, ensure_ascii=False))
+            )
 
     def _key(self, scope: Scope) -> str:
         """The name of the key that was given; empty where none is needed."""

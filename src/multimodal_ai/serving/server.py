@@ -6,12 +6,13 @@ finished within `drain_seconds`, then the process ends. A second signal ends it 
 
 from __future__ import annotations
 
+import socket
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
-from multimodal_ai.serving.gate import log_to_stderr
+from multimodal_ai.serving.gate import log_event, log_to_stderr
 
 HEADER_BYTES = 32 << 10
 
@@ -46,6 +47,10 @@ def make_server(app: FastAPI, host: str, port: int, log_level: str = "warning") 
 
 
 def serve(app: FastAPI, host: str, port: int) -> None:
-    """Serve until a signal, with access lines on stderr. Blocks."""
+    """Serve until a signal, with JSON lines on stderr. Blocks. Raises OSError where the address cannot be taken."""
     log_to_stderr()
-    make_server(app, host, port).run()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family, backlog=2048) as listener:
+        shown, taken = f"[{host}]" if ":" in host else host, listener.getsockname()[1]
+        log_event("started", model=app.state.config.model_name, url=f"http://{shown}:{taken}/v1")
+        make_server(app, host, port).run([listener])
