@@ -360,6 +360,49 @@ def chat(
     )
 
 
+@app.command()
+def serve(
+    model: ModelOption,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all, and then with --api-keys.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="What clients give as `model`. Default: the folder's name.")] = None,
+    api_keys: Annotated[
+        Path | None, typer.Option("--api-keys", help="File with a line `name key` for each key; without: no keys.")
+    ] = None,
+    functions: Annotated[
+        Path | None,
+        typer.Option("--functions", "-f", help="Python file whose functions x_execute may run here. It is run."),
+    ] = None,
+    mcp: McpOption = None,
+    overrides: SetOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Serve the OpenAI API: chat with images, functions and streams. SIGTERM drains; docs/serving.md has the limits.
+
+    [bold]Example[/]: multimodal-ai serve -m runs/quickstart --set max_running=32
+    """
+    try:
+        from multimodal_ai.serving import ServerConfig, create_app
+        from multimodal_ai.serving import serve as run
+        from multimodal_ai.serving.config import read_keys
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is not installed; run: pip install 'multimodal-ai\\[serve]'") from None
+    import contextlib
+
+    from multimodal_ai import terminal
+    from multimodal_ai.utils.config import parse_config
+
+    keys = read_keys(api_keys) if api_keys else {}
+    given = {"model_name": name or model.resolve().name, "key_hashes": keys}
+    config = parse_config(ServerConfig, given, overrides or ())
+    with contextlib.ExitStack() as stack:
+        registry = terminal.open_functions(functions, mcp or (), stack, err)
+        application = create_app(_engine(model, device), config, registry)
+        run(application, host, port)
+
+
 def _terminated(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
