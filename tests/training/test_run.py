@@ -106,6 +106,17 @@ def test_every_stage_that_names_calibration_fits_the_temperature_anew(trained: P
     assert len({1.0, first, again}) == 3 and without == 1.0
 
 
+def test_the_search_is_calibrated_where_functions_are_hidden(stage: Path, tmp_path: Path):
+    source = f"{{path: {stage / 'train.jsonl'}, functions: {{hidden: 1}}}}"
+    keys = [f"calibration.sources={{cards: {source}}}", "calibration.samples=8", f"output_dir={tmp_path}"]
+    run_training(stage / "stage.yaml", keys)
+    engine = Engine.from_pretrained(tmp_path / "model")
+    cosine, overlap = engine.selection_weights
+    head = engine.model.head
+    assert (cosine, overlap) == engine.processing.retrieval_weights == engine.retriever.weights
+    assert cosine >= 0 and overlap >= 0 and (cosine, overlap) != (head.selection_scale.exp(), head.lexical_scale)
+
+
 def test_calibration_needs_functions(stage: Path, tmp_path: Path):
     row = (stage / "train.jsonl").read_text().splitlines()[0]
     (tmp_path / "text.jsonl").write_text(row + "\n")

@@ -1,4 +1,4 @@
-"""Temperature scaling finds the temperature that was put in, and changes no choice."""
+"""What is fitted finds what was put in; a temperature changes no choice, a worthless score gets no weight."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from multimodal_ai.evaluation.metrics import expected_calibration_error
-from multimodal_ai.utils.calibration import HIGHEST, LOWEST, fit_temperature, negative_log_likelihood
+from multimodal_ai.utils.calibration import HIGHEST, LOWEST, fit_mixture, fit_temperature, negative_log_likelihood
 
 
 def drawn(temperature: float, n: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -56,3 +56,36 @@ def test_what_has_no_temperature_is_refused() -> None:
         fit_temperature(np.zeros((0, 4)), np.zeros(0, dtype=int))
     with pytest.raises(ValueError, match="NaN"):
         fit_temperature(np.full((2, 4), np.nan), np.zeros(2, dtype=int))
+
+
+def searches(weights: tuple[float, float], n: int = 4_000) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Choices among 3 to 12 candidates, drawn as likely as the weighted scores say."""
+    rng = np.random.default_rng(1)
+    features = [rng.normal(size=(rng.integers(3, 13), 2)) * (0.2, 1.5) for _ in range(n)]
+    targets = []
+    for scores in features:
+        right = (scores @ np.array(weights) + rng.gumbel(size=len(scores))).argmax()
+        targets.append(np.eye(len(scores))[right])
+    return features, targets
+
+
+@pytest.mark.parametrize("weights", [(10.0, 1.0), (0.0, 2.0), (5.0, 0.0)])
+def test_known_weights_are_recovered(weights: tuple[float, float]) -> None:
+    found = fit_mixture(*searches(weights))
+    assert found == pytest.approx(weights, rel=0.1, abs=0.2)
+
+
+def test_a_score_that_misleads_gets_no_weight() -> None:
+    first, second = fit_mixture(*searches((-10.0, 1.0)))
+    assert first == 0 and second > 0.5
+
+
+def test_scores_that_always_decide_keep_finite_weights() -> None:
+    scores = np.array([[0.3, 1.0], [0.1, 0.0]])
+    assert np.isfinite(fit_mixture([scores] * 5, [np.array([1.0, 0.0])] * 5)).all()
+
+
+@pytest.mark.parametrize("features, targets", [([], []), ([np.full((2, 2), np.nan)], [np.array([1.0, 0.0])])])
+def test_a_mixture_needs_finite_scores(features: list[np.ndarray], targets: list[np.ndarray]) -> None:
+    with pytest.raises(ValueError, match=r"expected as many|NaN"):
+        fit_mixture(features, targets)

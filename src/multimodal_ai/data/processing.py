@@ -13,11 +13,21 @@ PROCESSING_FILE = "processing.json"
 
 
 class ProcessingConfig(ConfigModel):
-    """What a trained folder keeps besides the model: how inputs were prepared, and the trigger's temperature."""
+    """What a trained folder keeps besides the model: how inputs were prepared, and what calibration fitted.
+
+    trigger_temperature: what the trigger's logits are divided by. retrieval_weights: what cosine and word overlap are
+    multiplied with when functions are searched without being listed; None: the function head's own weights.
+    """
 
     image: ImageConfig = ImageConfig()
     rendering: RenderingConfig = RenderingConfig()
     trigger_temperature: float = 1.0
+    retrieval_weights: tuple[float, float] | None = None
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether anything was fitted."""
+        return self.trigger_temperature != 1 or self.retrieval_weights is not None
 
     def save(self, folder: Path) -> None:
         """Write processing.json."""

@@ -70,7 +70,7 @@ class Engine:
         self.encoder = RequestEncoder(self.model, tokenizer, self.processing, self.cache)
         self.renderer = self.encoder.renderer
         self.grammars = GrammarCompiler(tokenizer)
-        self.retriever = Retriever(self.model, self.renderer, self.encoder.states)
+        self.retriever = Retriever(self.model, self.renderer, self.encoder.states, self.processing.retrieval_weights)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", cache_bytes: int = CACHE_BYTES) -> Engine:
@@ -219,9 +219,12 @@ class Engine:
 
     @property
     def selection_weights(self) -> tuple[float, float]:
-        """What the head multiplies the cosine of query and key with, and the lexical score, before it adds them."""
+        """What cosine of query and key, and word overlap, are multiplied with when functions are searched: as fitted
+        by calibration, or else the head's own.
+        """
         head = self.model.head
-        return head.selection_scale.exp().item(), head.lexical_scale.item()
+        own = head.selection_scale.exp().item(), head.lexical_scale.item()
+        return self.processing.retrieval_weights or own
 
     @torch.inference_mode()
     def selection_queries(self, requests: Sequence[Request]) -> Tensor:

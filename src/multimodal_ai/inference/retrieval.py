@@ -31,16 +31,19 @@ CARDS_AT_ONCE = 256
 
 
 class Retriever:
-    """Chooses functions for requests. `states` gives float[n, D], how each request looks without functions."""
+    """Chooses functions for requests. `states` gives float[n, D], how each request looks without functions;
+    `weights` those of cosine and word overlap, None for the head's own.
+    """
 
     def __init__(
         self,
         model: MultimodalModel,
         renderer: Renderer,
         states: Callable[[Sequence[Request]], Tensor],
+        weights: tuple[float, float] | None = None,
         cached_bytes: int = CACHED_BYTES,
     ) -> None:
-        self.model, self.renderer, self.states = model, renderer, states
+        self.model, self.renderer, self.states, self.weights = model, renderer, states, weights
         self.cache = ContentCache(cached_bytes)
 
     def narrowed(self, request: Request) -> Request:
@@ -65,7 +68,7 @@ class Retriever:
         bare = [replace(request, tools=(), tool_choice="none") for request in requests]
         state = self.states(bare)
         lexical = torch.tensor([lexical_scores(text, specs) for text in asked], device=state.device)
-        return self.model.head.match(state, self.keys(specs), lexical)
+        return self.model.head.match(state, self.keys(specs), lexical, self.weights)
 
     @torch.inference_mode()
     def keys(self, specs: Sequence[FunctionSpec]) -> Tensor:

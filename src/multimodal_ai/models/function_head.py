@@ -126,12 +126,19 @@ class FunctionCallingHead(nn.Module):
         """Normalised selection keys of cards: float[U, width] pooled -> float[U, width]."""
         return F.normalize(self.selection_key(pooled).float(), dim=-1)
 
-    def match(self, state: Tensor, keys: Tensor, lexical: Tensor) -> Tensor:
-        """Scores of any number of functions, none of which the state has seen: float[n, D] states, float[U, width]
-        keys of cards, float[n, U] word-overlap scores -> float[n, U] logits.
+    def similarity(self, state: Tensor, keys: Tensor) -> Tensor:
+        """Cosines of functions that the state has not seen: float[n, D] states, float[U, width] keys of cards ->
+        float[n, U].
         """
-        query = F.normalize(self.selection_query(state).float(), dim=-1)
-        return self.selection_scale.exp() * query @ keys.T + self.lexical_scale * lexical
+        return F.normalize(self.selection_query(state).float(), dim=-1) @ keys.T
+
+    def match(self, state: Tensor, keys: Tensor, lexical: Tensor, weights: tuple[float, float] | None = None) -> Tensor:
+        """Logits float[n, U] of such functions: cosine and word overlap float[n, U], each with its weight.
+
+        weights: in the place of the head's own, see ProcessingConfig.retrieval_weights.
+        """
+        scale, weight = (self.selection_scale.exp(), self.lexical_scale) if weights is None else weights
+        return scale * self.similarity(state, keys) + weight * lexical
 
     def _presence(self, state: Tensor, context: Context, parameters: Tensor) -> Tensor:
         """Does the conversation give this parameter a value? parameters: float[B, F, P, D] -> float[B, F, P]."""

@@ -123,10 +123,12 @@ class EvalConfig(ConfigModel):
 
 
 class CalibrationConfig(ConfigModel):
-    """Temperature of the trigger, fitted when the stage is done and saved with the model."""
+    """What is fitted when the stage is done and saved with the model: temperature of the trigger, weights of the search."""
 
     sources: dict[str, SourceConfig] = Field(
-        default={}, description="data by name, of functions that are in no training source; none: no calibration"
+        default={},
+        description="data by name, of functions that are in no training source; none: no calibration. Those with "
+        "`functions: {hidden: 1}` fit the weights of the search",
     )
     samples: PositiveInt = Field(default=1024, description="samples of all sources together, by their weights")
 

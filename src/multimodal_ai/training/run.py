@@ -15,7 +15,7 @@ from multimodal_ai.data.dataset import MicroBatches
 from multimodal_ai.data.processing import ProcessingConfig
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.models.multimodal_model import ModelConfig, MultimodalModel
-from multimodal_ai.training.calibration import calibrate_trigger
+from multimodal_ai.training.calibration import calibrate
 from multimodal_ai.training.checkpoint import config_differences
 from multimodal_ai.training.config import TrainConfig
 from multimodal_ai.training.distributed import start_accelerator
@@ -88,13 +88,12 @@ def run_stage(config: TrainConfig, hooks: Sequence[HookFactory] = (), folder: Pa
     def finish(model_folder: Path) -> None:
         tokenizer.save(model_folder)
         image = config.data.image.model_copy(update={"augment": None})
-        temperature = 1.0
+        processing = ProcessingConfig(image=image, rendering=config.data.rendering)
         if config.calibration.sources:
             saved = MultimodalModel.from_pretrained(model_folder, accelerator.device)
-            temperature = calibrate_trigger(saved, config, tokenizer)
-        elif source is not None and ProcessingConfig.load(source).trigger_temperature != 1:
-            logger.warning("the trigger's temperature is lost by this stage; name calibration.sources to fit it anew")
-        processing = ProcessingConfig(image=image, rendering=config.data.rendering, trigger_temperature=temperature)
+            processing = processing.model_copy(update=calibrate(saved, config, tokenizer))
+        elif source is not None and ProcessingConfig.load(source).calibrated:
+            logger.warning("the calibration is lost by this stage; name calibration.sources to fit it anew")
         processing.save(model_folder)
 
     return Trainer(

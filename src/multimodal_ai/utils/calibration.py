@@ -1,15 +1,19 @@
-"""Temperature scaling: one number that makes stated probabilities mean what they say.
+"""Numbers that are fitted to what a model says on data it was not trained on.
 
-Dividing logits by a temperature changes how sure a classifier says it is, never what it chooses (Guo et al.,
-arXiv 1706.04599). Nothing here knows models: logits and labels in, a number out.
+A temperature makes stated probabilities mean what they say and never changes what is chosen (Guo et al., arXiv
+1706.04599); the weights of a mixture say how much each of two scores is worth. Nothing here knows models: arrays
+in, numbers out.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
 
 LOWEST, HIGHEST = 0.05, 20.0  # beyond, logits are perfect or worthless, and the likelihood has no minimum
 
@@ -51,3 +55,33 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer], t
             outer = low + golden * (high - low)
             at_outer = loss(outer)
     return math.exp((low + high) / 2)
+
+
+def fit_mixture(
+    features: Sequence[NDArray[np.floating]], targets: Sequence[NDArray[np.floating]]
+) -> tuple[float, float]:
+    """The two weights, none below 0, under whose sum of weighted scores the right candidates are likeliest.
+
+    features: for each choice float[F, 2], two scores of each of its candidates; targets: for each float[F], the share
+    of each candidate in what is right, adding up to 1. A conditional logit (McFadden, 1973): the likelihood is
+    concave, so it has one maximum. Raises ValueError without a choice and for scores that are not finite.
+    """
+    if not features or len(features) != len(targets):
+        raise ValueError(f"{len(features)} choices and {len(targets)} targets: expected as many of both, 1 at least")
+    if not all(np.isfinite(one).all() for one in features):
+        raise ValueError("scores hold NaN or infinities; no weights can mend that")
+    # each score in units of its own spread, for a search that is as fast in both directions
+    spread = np.maximum(np.concatenate(features).std(axis=0), 1e-6)
+    scaled = [np.asarray(one, dtype=np.float64) / spread for one in features]
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        total, slope = 0.0, np.zeros(2)
+        for scores, target in zip(scaled, targets, strict=True):
+            logits = scores @ weights
+            total -= float(target @ log_softmax(logits))
+            slope += (softmax(logits) - target) @ scores
+        return total / len(scaled), slope / len(scaled)
+
+    # beyond 50 spreads one score alone decides, and the likelihood may have no maximum
+    found = minimize(loss, np.ones(2), jac=True, method="L-BFGS-B", bounds=[(0.0, 50.0)] * 2).x
+    return float(found[0] / spread[0]), float(found[1] / spread[1])

@@ -3,7 +3,7 @@
 Two to eight tools are shown; in one sample of eight the right one is not, and the request is refused.
 
 Source: `metatool_queries.jsonl.xz`, `metatool_tools.json.xz` (MetaTool, Y. Huang et al. 2024). Licence: MIT.
-Split: by tool, by hash, 20% for testing: test tools are unseen, as gold and as distractors.
+Split: by tool, by hash, 20% for testing and 12% for calibration: no split shows the tools of another one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from multimodal_ai.data.recipes.common import (
 )
 
 NAME = "metatool"
+TEST_SHARE, CALIBRATION_SHARE = 0.2, 0.12
 QUERIES, TOOLS = "metatool_queries.jsonl.xz", "metatool_tools.json.xz"
 
 
@@ -38,7 +39,7 @@ def rows(context: RecipeContext, split: str) -> Iterator[Row]:
     cards = {
         name: tool(function_name(name), description, {}, ())
         for name, description in descriptions.items()
-        if in_split(f"{NAME} {name}", split)
+        if in_split(f"{NAME} {name}", split, TEST_SHARE, CALIBRATION_SHARE)
     }
     entries = [entry for entry in read_jsonl_xz(context.file(QUERIES)) if entry["tool"] in cards]
     stream(NAME, context.seed, split).shuffle(entries)
@@ -59,7 +60,7 @@ RECIPE = Recipe(
     name=NAME,
     licence="MIT (MetaTool)",
     description="requests and the one of 159 tools that serves them",
-    splits=("train", "test"),
+    splits=("train", "calibration", "test"),
     rows=rows,
     files=(QUERIES, TOOLS),
 )
