@@ -123,7 +123,7 @@ class EvalConfig(ConfigModel):
 
 
 class CalibrationConfig(ConfigModel):
-    """What is fitted when the stage is done and saved with the model: temperature of the trigger, weights of the search."""
+    """What is fitted when the stage is done and saved with the model: the temperature, the weights of the search."""
 
     sources: dict[str, SourceConfig] = Field(
         default={},
