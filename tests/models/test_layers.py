@@ -7,9 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multimodal_ai.models import layers
 from multimodal_ai.models.layers import (
     AttentionLayout,
     BlockConfig,
+    KeyRows,
     Packing,
     attend,
     rotary_angles,
@@ -32,6 +34,27 @@ def test_the_back_ends_agree(heads: int, kv_heads: int, causal: bool) -> None:
         out.square().sum().backward()
         assert q.grad is not None
         results.append((out.detach(), q.grad.clone()))
+    torch.testing.assert_close(results[0], results[1])
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=9).filter(any), st.booleans(), st.integers(0, 2**16))
+def test_groups_of_neighbours_see_what_they_see_together(lengths: list[int], with_texts: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    own, keys = Packing(lengths, 40), None
+    rows, listed = own.count, [[number % 3, -1] for number in range(len(lengths))]
+    if with_texts:
+        keys = KeyRows(own, Packing([5, 70, 1], 70), listed, [0, 5, 75], 76)
+        rows += 76
+    q = torch.randn(own.count, 4, 8, requires_grad=True)
+    k, v = torch.randn(2, rows, 2, 8).unbind(0)
+    valid = own.valid if keys is None else keys.packing.valid
+    layout = AttentionLayout(key_valid=valid, packing=own, keys=keys)
+    results = []
+    for grouped in (10**9, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(layers, "GROUPED", grouped)
+            out = attend(q, k, v, layout, "matmul")[: own.total]
+        results.append((out, *torch.autograd.grad(out.square().sum(), q)))
     torch.testing.assert_close(results[0], results[1])
 
 

@@ -148,11 +148,14 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
     """
     B = len(examples)
     P = max((1, *(len(marks) for example in examples for marks in example.required)))  # the head wants one at least
-    texts: dict[str, tuple[int, Card]] = {}
+    found = {card.key: card for example in examples for card in (*example.cards, example.caption) if card is not None}
+    # ordered by length, for neighbours are padded alike where attention is written out (models.layers)
+    cards = sorted(found.values(), key=lambda card: -len(card.ids))
+    number_of = {card.key: number for number, card in enumerate(cards)}
     images: dict[str, tuple[int, ProcessedImage]] = {}
 
     def text_number(card: Card) -> int:
-        return texts.setdefault(card.key, (len(texts), card))[0]
+        return number_of[card.key]
 
     def image_number(image: ProcessedImage) -> int:
         return images.setdefault(image.key, (len(images), image))[0]
@@ -200,7 +203,6 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
             pair_image.append(numbers[0])
             pair_text.append(text_number(example.caption))
             pair_row.append(row)
-    cards = [card for _, card in texts.values()]
     U = rounded(len(cards), multiple)
     retrieval, retrieval_lexical = np.zeros((B, U), dtype=np.float32), np.zeros((B, U), dtype=np.float32)
     for row, example in enumerate(examples):

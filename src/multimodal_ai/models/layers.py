@@ -29,6 +29,7 @@ except ImportError:  # torch built without it
     varlen_attn = None  # type: ignore[assignment]
 
 Backend = Literal["auto", "sdpa", "matmul", "varlen"]
+GROUPED = 8  # sequences whose attention is written out together, see `_attend_in_groups`
 
 
 class BlockConfig(ConfigModel):
@@ -240,7 +241,31 @@ def attend(q: Tensor, k: Tensor, v: Tensor, layout: AttentionLayout, backend: Ba
         k, v = keys.padded(k), keys.padded(v)
     else:
         k, v = packing.pad(k), packing.pad(v)
+    lengths = packing.lengths if keys is None else keys.packing.lengths
+    if backend == "matmul" and layout.key_valid is not None and len(lengths) > GROUPED:
+        return packing.unpad(_attend_in_groups(packing.pad(q), k, v, layout, lengths))
     return packing.unpad(_attend_padded(packing.pad(q), k, v, layout, backend))
+
+
+def _attend_in_groups(q: Tensor, k: Tensor, v: Tensor, layout: AttentionLayout, key_lengths: Sequence[int]) -> Tensor:
+    """A few neighbours at a time, which are then not padded to the longest of all: batches are ordered by length, and
+    what is padded costs as much as what is not.
+    """
+    assert layout.packing is not None and layout.key_valid is not None
+    query_lengths, (B, T, S) = layout.packing.lengths, (*q.shape[:2], k.shape[1])
+    seen = []
+    for start in range(0, B, GROUPED):
+        rows = slice(start, start + GROUPED)
+        t, s = _rounded(max(query_lengths[rows]), 16, T), _rounded(max(key_lengths[rows]), 32, S)
+        group = AttentionLayout(layout.key_valid[rows, :s], layout.causal)
+        found = _attend_padded(q[rows, :t], k[rows, :s], v[rows, :s], group, "matmul")
+        seen.append(F.pad(found, (0, 0, 0, 0, 0, T - t)))
+    return torch.cat(seen)
+
+
+def _rounded(size: int, multiple: int, most: int) -> int:
+    """The next multiple, at least one of them and at most `most`: few shapes mean few kernels to compile."""
+    return min(max(-(-size // multiple), 1) * multiple, most)
 
 
 def _chosen(backend: Backend, q: Tensor, layout: AttentionLayout) -> Backend:
