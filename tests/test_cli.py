@@ -29,6 +29,7 @@ COMMANDS = [
     "eval",
     "ask",
     "chat",
+    "serve",
     "tokenizer train",
     "data inspect",
     "data validate",

@@ -60,6 +60,7 @@ def create_app(
         "max_bytes": min(limited.max_bytes, config.max_image_bytes),
     }
     engine.encoder.images = ImageProcessor(limited.model_copy(update=bounds))
+    engine.cache.max_bytes = config.cache_bytes
     scheduler = Scheduler(engine, config.max_running, config.max_waiting)
     functions = functions or FunctionRegistry()
     metrics = ServerMetrics(scheduler, functions.names)
