@@ -9,6 +9,7 @@ never shows a traceback to the model, and never lets a function change a convers
 from __future__ import annotations
 
 import copy
+import datetime
 import threading
 import time
 from collections import Counter
@@ -105,6 +106,7 @@ class FunctionLoop:
         finished keep their results. What `respond` and `approve` raise passes through.
         """
         policy = self.policy
+        today = policy.today or datetime.date.today()
         functions = {registered.spec.name: registered for registered in self.registry}
         specs = tuple(registered.spec for registered in functions.values())
         if policy.isolation == "process":
@@ -113,7 +115,7 @@ class FunctionLoop:
                     check_isolation(registered)
         trace = Trace(
             header={
-                "policy": policy.model_dump(mode="json"),
+                "policy": policy.model_copy(update={"today": today}).model_dump(mode="json"),
                 "functions": {spec.name: spec.hash for spec in specs},
                 "messages": plain_messages(messages),
                 "images": len(images),
@@ -134,7 +136,7 @@ class FunctionLoop:
                 answer, reason = turn.content or "", limit or "answer"
                 history.append({"role": "assistant", "content": answer})
                 break
-            pending = self._propose(run, turn, functions, Provenance.of(history, specs))
+            pending = self._propose(run, turn, functions, Provenance.of(history, specs, today))
             history.append(_assistant_message(turn, pending))
             self._run_turn(run, pending)
             history += [_tool_message(call) for call in pending]

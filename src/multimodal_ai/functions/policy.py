@@ -5,6 +5,7 @@ Types only; the behaviour is in `loop`.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -77,6 +78,9 @@ class LoopPolicy(ConfigModel):
         default=0.8, ge=0, le=1, description="p(call) with results hidden that a side effect after a result needs"
     )
     trust_results: bool = Field(default=False, description="let function results trigger side effects without asking")
+    today: datetime.date | None = Field(
+        default=None, description="day that 'tomorrow' in the conversation is counted from; the day of the run"
+    )
     dry_run: bool = Field(default=False, description="validate and report calls, run nothing")
 
 

@@ -46,6 +46,7 @@ VARIANTS = ("v1", "v2", "v3", "v4", "v5")
 PARAPHRASED_SHARE = 0.4
 REFUSED_SHARE = 1 / 12
 RESULTS_KEPT = 2
+TODAY = "2019-03-01"  # "tomorrow" is 2 March in every dialogue
 _TRIGGERS = {"ask": "ask_missing", "confirm": "ask_missing", "answer": "answer", "call": "call"}
 
 
@@ -116,7 +117,7 @@ def _dialogue_rows(
     listed = offer(rng, own, foreign, rng.randint(0, 2))
     specs = {card["function"]["name"]: FunctionSpec.from_tool(card) for card in own}
     history: list[dict[str, Any]] = []
-    meta = {"dialogue": dialogue["id"], "wording": wording}
+    meta = {"dialogue": dialogue["id"], "wording": wording, "today": TODAY}
     for turn in dialogue["turns"]:
         if turn["role"] == "user":
             history.append(user(turn["text"]))
