@@ -8,6 +8,7 @@ validates. The renderer is the training's own.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from multimodal_ai.functions.schema import FunctionSpec, validate_arguments
 from multimodal_ai.inference.requests import ArgumentSource, Call, Decision, Delta, Reply, Request
 from multimodal_ai.inference.retrieval import Retriever
 from multimodal_ai.inference.sampling import Sampler
+from multimodal_ai.inference.spelled import SpelledValues
 from multimodal_ai.inference.steering import Steering
 from multimodal_ai.models.decoder import Context
 from multimodal_ai.models.function_head import TRIGGER_CLASSES, FunctionScores, continuation, copied_ids
@@ -224,7 +226,7 @@ class Engine:
         confidence = row.steering.call_probability * row.steering.selection.get(spec.name, 1.0)
         confidence *= sum(free) / len(free) if free else 1.0
         sources = {}
-        provenance = Provenance.of(row.request.messages, row.steering.specs)
+        provenance = Provenance.of(row.request.messages, row.steering.specs, row.request.today)
         for name, value in event.arguments.items():
             shares = row.copied.get(name, [])
             mean = sum(share for share, _ in shares) / len(shares) if shares else 0.0
@@ -309,7 +311,10 @@ class Engine:
             reply.selection = sorted(selection.items(), key=lambda pair: -pair[1])
             present = scores.presence[number].sigmoid().tolist()
             presence = [present[place][: len(spec.parameter_names)] for place, spec in enumerate(specs)]
-        steering = Steering.start(request, specs, self.grammars, self.tokenizer, reply.trigger, selection, presence)
+        spelled = SpelledValues(example.source, self.tokenizer, request.today or datetime.date.today())
+        steering = Steering.start(
+            request, specs, self.grammars, self.tokenizer, reply.trigger, selection, presence, spelled
+        )
         (opening,) = self.renderer.start()
         written = (opening,) + (-1,) * (WRITTEN - 1)
         return _Row(request, steering, reply, [], written, opening, RESULT in example.source.role)
@@ -344,6 +349,10 @@ class Engine:
             wanted = parameters[card, parameter.clamp(min=0)] * filling
             written = torch.tensor([rows[number].written for _, number, _ in inside], device=device)
             continues = continuation(batch.source_ids[index], written)
+            spelled = [rows[number].steering.spelled_out() for _, number, _ in inside]
+            for line, values_there in enumerate(spelled):
+                for value in values_there:
+                    continues[line, value.start : value.end, : value.agreed] = True
             gate, attention = self.model.head.copy_scores(
                 last[index], wanted, copy_keys[index], batch.copyable[index], continues
             )
@@ -351,6 +360,9 @@ class Engine:
             ids = copied_ids(batch.source_ids[index], batch.source_space[index], continues, last_token, batch.space)
             places = torch.tensor([place for place, _, _ in inside], device=device)
             generate = logits[places].log_softmax(-1)
+            for line, values_there in enumerate(spelled):
+                for value in values_there:
+                    ids[line, value.start : value.end] = max(value.tokens, key=lambda id: float(generate[line, id]))
             weights = (attention.exp() * batch.copyable[index]).float()
             pointed = torch.zeros_like(generate).scatter_add_(1, ids, weights)
             mixture = torch.logaddexp(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,6 +21,7 @@ class Request:
     form; it binds text and leaves calls as they are. temperature 0 is greedy; temperature is applied first, then
     top_k (0: off), then top_p.
     call_threshold: under "auto" the reply calls a function where the trigger's probability reaches it.
+    today: the day that "tomorrow" in the conversation is counted from; by default the present one.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -36,6 +38,7 @@ class Request:
     logprobs: bool = False
     call_threshold: float = 0.5
     response_format: Mapping[str, Any] | None = None
+    today: datetime.date | None = None
 
     def __post_init__(self) -> None:
         for name, value, low, high in (

@@ -16,8 +16,10 @@ import numpy as np
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.functions.call_parser import CallParser, ParserEvent
 from multimodal_ai.functions.grammar import Choice, GrammarCompiler, Matcher, normalize_tool_choice, response_schema
+from multimodal_ai.functions.normalise import form_of
 from multimodal_ai.functions.schema import FunctionSpec
 from multimodal_ai.inference.requests import Request
+from multimodal_ai.inference.spelled import SpelledValue, SpelledValues
 
 
 def without_absent(spec: FunctionSpec, present: Sequence[float], threshold: float = 0.5) -> FunctionSpec:
@@ -51,6 +53,7 @@ class Steering:
     parser: CallParser
     tokenizer: Tokenizer
     call_probability: float
+    spelled: SpelledValues
     indices: dict[str, int] = field(default_factory=dict)
     formatted: bool = False  # text must be JSON
     answer: str = ""  # what is there of it
@@ -65,6 +68,7 @@ class Steering:
         trigger: Mapping[str, float] | None,
         selection: Mapping[str, float],
         presence: Sequence[Sequence[float]],
+        spelled: SpelledValues,
     ) -> Steering:
         """Decide between call and text, and compile the grammar of this reply."""
         choice = normalize_tool_choice(request.tool_choice, specs)
@@ -82,6 +86,7 @@ class Steering:
             parser=CallParser(tokenizer, specs),
             tokenizer=tokenizer,
             call_probability=call_probability,
+            spelled=spelled,
             indices={spec.name: number for number, spec in enumerate(specs)},
             formatted=response_schema(request.response_format) is not None,
         )
@@ -98,6 +103,14 @@ class Steering:
             return None
         names = function.parameter_names
         return (self.indices[function.name], names.index(parameter)) if parameter in names else None
+
+    def spelled_out(self) -> list[SpelledValue]:
+        """What the text spells out, if the value being written has a form (a date, a time, a number)."""
+        function, parameter = self.parser.function, self.parser.parameter
+        if function is None or parameter not in function.parameter_names:
+            return []
+        form = form_of(function.parameter_schema(parameter))
+        return self.spelled.continuing(form, self.parser.value_text) if form is not None else []
 
     def bias(self, allowed: np.ndarray) -> dict[int, float]:
         """Log-weights for the tokens that continue a function's name, from the selection scores."""
