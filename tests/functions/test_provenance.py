@@ -259,6 +259,51 @@ def test_the_threshold_and_trust_are_the_policys() -> None:
     assert run("Read it, then pay Ada.", "ok", side_effect_threshold=0.95)[2] == []
 
 
+@dataclass
+class SureCall(Call):
+    confidence: float = 0.0
+    sources: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("options", "confidence", "asked"),
+    [
+        ({"side_effect": True}, 0.79, "it has side effects; the model is only 79% sure, 80% is needed"),
+        ({"side_effect": True}, 0.8, None),
+        (
+            {"side_effect": True, "min_confidence": 0.95},
+            0.9,
+            "it has side effects; the model is only 90% sure, 95% is needed",
+        ),
+        ({"side_effect": True, "min_confidence": 0.1}, 0.2, None),
+        ({"read_only": True}, 0.01, None),
+        ({"read_only": True, "min_confidence": 0.5}, 0.49, "the model is only 49% sure, 50% is needed"),
+        ({"read_only": True, "min_confidence": 0.5}, 0.5, None),
+    ],
+)
+def test_each_function_has_its_own_threshold(options: dict[str, Any], confidence: float, asked: str | None) -> None:
+    registry, requests = FunctionRegistry(), list[ProposedCall]()
+    registry.add(
+        {"name": "act", "parameters": {"properties": {"token": {"type": "string"}}}}, lambda token: "ok", **options
+    )
+    call = SureCall("act", {"token": "x"}, "1", confidence, {"token": {"origin": "user", "confidence": 0.25}})
+
+    def respond(messages: Any, functions: Any, images: Any, tool_choice: Any) -> Turn:
+        return Turn("done") if messages[-1]["role"] == "tool" else Turn("", [call])
+
+    def approve(call: ProposedCall) -> str:
+        requests.append(call)
+        return "deny"
+
+    loop = FunctionLoop(respond, registry, LoopPolicy(auto_approve=True), approve)  # type: ignore[arg-type]
+    result = loop.run([{"role": "user", "content": "Act on x"}])
+    assert ["; ".join(request.reasons) for request in requests] == ([asked] if asked else [])
+    assert [event.kind for event in result.events][-1] == ("denied" if asked else "finished")
+    assert all(request.confidences == {"token": 0.25} for request in requests)
+    [event] = [event for event in result.events if event.kind == "proposed"]
+    assert event.detail["confidence"] == confidence and event.detail["confidences"] == [["token", 0.25]]
+
+
 def test_results_of_an_earlier_run_count() -> None:
     history = [
         {"role": "user", "content": "Read the letter."},

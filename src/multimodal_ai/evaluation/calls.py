@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from multimodal_ai.data.messages import Message, Sample
@@ -133,12 +134,12 @@ def problem_of(call: NamedCall, specs: dict[str, FunctionSpec]) -> str:
 
 
 def describe_call(call: Call) -> dict[str, Any]:
-    """A call as plain data, with confidence and the source of every argument."""
+    """A call as plain data, with confidence, and source and confidence of every argument."""
     return {
         "name": call.name,
         "arguments": dict(call.arguments),
         "confidence": call.confidence,
-        "sources": {name: {"origin": source.origin, "copied": source.copied} for name, source in call.sources.items()},
+        "sources": {name: asdict(source) for name, source in call.sources.items()},
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,6 +57,7 @@ class _Row:
     forced: int = 0
     finished: bool = False
     open_probabilities: list[float] = field(default_factory=list)  # of the open call's free tokens
+    value_probabilities: dict[str, list[float]] = field(default_factory=dict)  # the same by argument
     copied: dict[str, list[tuple[float, int]]] = field(default_factory=dict)  # of its arguments: share, role
 
     @property
@@ -176,7 +178,9 @@ class Engine:
         row.written, row.last = last_written(row.written, token, self.tokenizer.space), token
         row.forced += forced
         if inside and not forced:
-            row.open_probabilities.append(float(torch.tensor(logprob).exp()))
+            row.open_probabilities.append(math.exp(logprob))
+            if parameter is not None:
+                row.value_probabilities.setdefault(parameter, []).append(math.exp(logprob))
         if parameter is not None and copied is not None:
             row.copied.setdefault(parameter, []).append(copied)
         for event in events:
@@ -211,7 +215,7 @@ class Engine:
             yield number, Delta(kind, event.text, event.index, name=event.name)  # type: ignore[arg-type]
         elif event.kind == "call_end":
             call = self._call(row, event)
-            row.open_probabilities, row.copied = [], {}
+            row.open_probabilities, row.value_probabilities, row.copied = [], {}, {}
             if call is not None:
                 row.reply.calls.append(call)
                 yield number, Delta("call_end", index=event.index, call=call, name=call.name)
@@ -224,18 +228,19 @@ class Engine:
             return None
         free = row.open_probabilities
         confidence = row.steering.call_probability * row.steering.selection.get(spec.name, 1.0)
-        confidence *= sum(free) / len(free) if free else 1.0
+        confidence *= _mean(free, 1.0)
         sources = {}
         provenance = Provenance.of(row.request.messages, row.steering.specs, row.request.today)
         for name, value in event.arguments.items():
             shares = row.copied.get(name, [])
-            mean = sum(share for share, _ in shares) / len(shares) if shares else 0.0
+            mean = _mean([share for share, _ in shares], 0.0)
             origin: Origin = "generated"
             if mean >= 0.5:
                 strongest = max(shares, key=lambda pair: pair[0])[1]
                 # One token from a function's result marks the value: provenance must not be averaged away.
                 origin = _ORIGINS.get(RESULT if any(r == RESULT for s, r in shares if s > 0.5) else strongest, "user")
-            sources[name] = ArgumentSource(provenance.origin(value, origin), mean)
+            sure = _mean(row.value_probabilities.get(name, []), 1.0)
+            sources[name] = ArgumentSource(provenance.origin(value, origin), mean, sure)
         identity = f"{len(row.request.messages)}/{len(row.reply.calls)}/{spec.name}{event.text}"
         digest = hashlib.sha256(identity.encode()).hexdigest()
         return Call(f"call_{digest[:12]}", spec.name, event.arguments, confidence, sources)
@@ -448,3 +453,7 @@ class Engine:
     def function_keys(self, specs: Sequence[FunctionSpec]) -> Tensor:
         """Normalised keys float32[n, width] of functions: they depend on nothing but the function."""
         return self.retriever.keys(specs) if specs else torch.zeros(0, self.model.head.config.width)
+
+
+def _mean(values: Sequence[float], otherwise: float) -> float:
+    return sum(values) / len(values) if values else otherwise

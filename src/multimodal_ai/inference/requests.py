@@ -20,7 +20,8 @@ class Request:
     {"name": …}, or allowed_tools. response_format: None, json_object or json_schema in the chat-completions
     form; it binds text and leaves calls as they are. temperature 0 is greedy; temperature is applied first, then
     top_k (0: off), then top_p.
-    call_threshold: under "auto" the reply calls a function where the trigger's probability reaches it.
+    call_threshold, side_effect_threshold: under "auto" the reply calls a function where the trigger's probability
+    reaches the threshold of the likeliest one, which is the second for functions with side effects (None: the first).
     today: the day that "tomorrow" in the conversation is counted from; by default the present one.
     """
 
@@ -37,6 +38,7 @@ class Request:
     stop: tuple[str, ...] = ()
     logprobs: bool = False
     call_threshold: float = 0.5
+    side_effect_threshold: float | None = None
     response_format: Mapping[str, Any] | None = None
     today: datetime.date | None = None
 
@@ -47,6 +49,7 @@ class Request:
             ("top_k", self.top_k, 0, 1 << 31),
             ("max_tokens", self.max_tokens, 1, 1 << 20),
             ("call_threshold", self.call_threshold, 0.0, 1.0),
+            ("side_effect_threshold", self.side_effect_threshold or 0.0, 0.0, 1.0),
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it must lie between {low} and {high}")
@@ -54,10 +57,15 @@ class Request:
 
 @dataclass(frozen=True)
 class ArgumentSource:
-    """Where an argument came from: `copied` is the share of its tokens the pointer took from the source."""
+    """Where an argument came from, and how sure the model is of it.
+
+    copied: share of its tokens that the pointer took from the source; confidence: mean probability of those that the
+    grammar left open, 1 where it left none.
+    """
 
     origin: Origin
     copied: float
+    confidence: float = 1.0
 
 
 @dataclass(frozen=True)

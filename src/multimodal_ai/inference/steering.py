@@ -70,13 +70,20 @@ class Steering:
         presence: Sequence[Sequence[float]],
         spelled: SpelledValues,
     ) -> Steering:
-        """Decide between call and text, and compile the grammar of this reply."""
+        """Decide between call and text, and compile the grammar of this reply.
+
+        Under "auto" the likeliest function decides; one whose threshold is not reached cannot be called.
+        """
         choice = normalize_tool_choice(request.tool_choice, specs)
         call_probability = 1.0
         if choice.mode == "auto" and trigger is not None:
             call_probability = trigger["call"]
-            called = call_probability >= request.call_threshold
-            choice = replace(choice, mode="required") if called else Choice("none", ())
+            risky = {spec.name for spec in specs if spec.side_effect}
+            usual, higher = request.call_threshold, request.side_effect_threshold
+            higher = usual if higher is None else higher
+            names = tuple(name for name in choice.names if call_probability >= (higher if name in risky else usual))
+            called = max(choice.names, key=lambda name: selection.get(name, 0.0)) in names
+            choice = replace(choice, mode="required", names=names) if called else Choice("none", ())
         callable_specs = [without_absent(spec, present) for spec, present in zip(specs, presence, strict=True)]
         grammar = compiler.compile(callable_specs, choice, request.parallel_tool_calls, request.response_format)
         return cls(
