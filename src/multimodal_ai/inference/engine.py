@@ -28,7 +28,8 @@ from multimodal_ai.data.processing import ProcessingConfig
 from multimodal_ai.data.rendering import RESULT, SYSTEM, USER, Renderer, Source, Target
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.functions.call_parser import ParserEvent
-from multimodal_ai.functions.grammar import GrammarCompiler, format_errors
+from multimodal_ai.functions.choices import format_errors
+from multimodal_ai.functions.grammar import GrammarCompiler
 from multimodal_ai.functions.provenance import Origin, Provenance, mask_results
 from multimodal_ai.functions.schema import FunctionSpec, validate_arguments
 from multimodal_ai.inference.requests import ArgumentSource, Call, Decision, Delta, Reply, Request

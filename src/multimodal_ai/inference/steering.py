@@ -15,7 +15,8 @@ import numpy as np
 
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.functions.call_parser import CallParser, ParserEvent
-from multimodal_ai.functions.grammar import Choice, GrammarCompiler, Matcher, normalize_tool_choice, response_schema
+from multimodal_ai.functions.choices import Choice, normalize_tool_choice, response_schema
+from multimodal_ai.functions.grammar import GrammarCompiler, Matcher
 from multimodal_ai.functions.normalise import form_of
 from multimodal_ai.functions.schema import FunctionSpec
 from multimodal_ai.inference.requests import Request
