@@ -1,7 +1,8 @@
 """Train one stage; for `accelerate launch scripts/train.py --config configs/...yaml` and `torchrun`.
 
-The same as `multimodal-ai train`. Exit codes: 0 done, 1 a loss that is not finite, 2 bad input, 130 after
-Ctrl-C and 143 after SIGTERM, both with a checkpoint to continue from.
+The same as `multimodal-ai train`. Exit codes: 0 done, 1 a loss that is not finite, data that cannot be
+read or a process that is gone, 2 bad input, 130 after Ctrl-C and 143 after SIGTERM, both with a checkpoint to
+continue from.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import sys
 from pathlib import Path
 
 from multimodal_ai.evaluation.in_training import generated_examples
+from multimodal_ai.training.interface import TrainingStopped
 from multimodal_ai.training.run import run_training
-from multimodal_ai.training.trainer import NonFiniteError
 from multimodal_ai.utils.logger import get_logger
 
 logger = get_logger("train")
@@ -28,7 +29,7 @@ def main() -> int:
     except ValueError as error:
         logger.error("%s", error)
         return 2
-    except NonFiniteError as error:
+    except TrainingStopped as error:
         logger.error("%s", error)
         return 1
 

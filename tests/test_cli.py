@@ -24,6 +24,8 @@ from multimodal_ai.inference.requests import ArgumentSource, Call, Delta, Reply,
 COMMANDS = [
     "quickstart",
     "train",
+    "runs",
+    "report",
     "eval",
     "ask",
     "chat",
@@ -135,9 +137,37 @@ def test_help_needs_neither_torch_nor_much_time() -> None:
     assert float(seconds) < 3  # half a second on an idle machine; the import list above is the real guard
 
 
+def test_runs_are_listed_without_torch_for_people_and_for_programs(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"step": 12, "loss": 0.5}\n{"step": 1')
+    record = {"stage": "alignment", "state": "failed", "total_steps": 20, "message": "step 13: no data [x]"}
+    command = {"command": ["multimodal-ai", "train", "-c", "a.yaml"], "folder": "/there"}
+    (folder / "run.json").write_text(json.dumps(record | command))
+    program = (
+        "import sys; from multimodal_ai.cli import app\n"
+        f"try: app(['runs', {str(tmp_path)!r}, *sys.argv[1:]])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'datasets', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "print(sorted(heavy), file=sys.stderr)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stderr.strip() == "[]"
+    for words in ("failed", "alignment", "12 of 20", "0.5", "step 13: no data [x]", "cd /there && multimodal-ai train"):
+        assert words in shown.stdout, words
+    listed = runner.invoke(app, ["runs", str(tmp_path), "--json"])
+    [run] = json.loads(listed.stdout)
+    assert run["path"] == str(folder) and run["step"] == 12 and run["resume"].endswith("train -c a.yaml")
+    (tmp_path / "empty").mkdir()
+    assert json.loads(runner.invoke(app, ["runs", str(tmp_path / "empty"), "--json"]).stdout) == []
+    assert "no runs here" in runner.invoke(app, ["runs", str(tmp_path / "empty")]).output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["runs", "nowhere"], "nowhere: no such folder"),
+        (["report", "nowhere"], "nowhere: no metrics.jsonl here"),
         (["model", "describe", "-c", "none.yaml"], "none.yaml: no such file"),
         (["train", "-c", "none.yaml"], "none.yaml: no such file"),
         (["data", "validate", "none.jsonl"], "none.jsonl: no such file"),

@@ -5,8 +5,9 @@ library. Imports stand inside the commands, so that `--help` answers at once. Re
 else to stderr.
 
 Exit codes: 0 done; 1 it ran, but missed its aim (bad rows found, a required metric not reached, a loss that is
-not finite, a full disk); 2 wrong usage, input or configuration; 3 `ask` needed a call and got none; 4 `ask` ended
-with a call denied; 5 `ask` ended with a function that failed or a limit reached; 130 Ctrl-C; 143 SIGTERM.
+not finite, data that cannot be read, a full disk); 2 wrong usage, input or configuration; 3 `ask` needed a call
+and got none; 4 `ask` ended with a call denied; 5 `ask` ended with a function that failed or a limit reached;
+130 Ctrl-C; 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from multimodal_ai.cli_common import AIM_MISSED, McpOption, SetOption, command_group, err, out
+from multimodal_ai.cli_scale import plan
 from multimodal_ai.cli_tools import config_app, data_app, functions_app, model_app, tokenizer_app
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ for _name, _sub in (
     ("config", config_app),
 ):
     app.add_typer(_sub, name=_name)
+app.command()(plan)
 
 
 ModelOption = Annotated[Path, typer.Option("--model", "-m", help="Folder of a trained model, such as runs/quickstart.")]
@@ -96,17 +99,81 @@ def train(
     [bold]Example[/]: multimodal-ai train --config configs/quickstart/alignment.yaml --set optimizer.lr=1e-3
     """
     from multimodal_ai.evaluation.in_training import generated_examples
+    from multimodal_ai.training.interface import TrainingStopped
     from multimodal_ai.training.run import run_training
-    from multimodal_ai.training.trainer import NonFiniteError
 
     try:
         result = run_training(config, overrides or (), [generated_examples])
-    except NonFiniteError as error:
+    except TrainingStopped as error:
         err.print(f"[bold red]stopped:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(AIM_MISSED) from None
     if result.model_dir is not None:
         out.print(str(result.model_dir), highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(result.exit_code)
+
+
+_STATE_STYLES = {"running": "green", "finished": "bold", "failed": "red", "killed": "red", "stopped": "yellow"}
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="The folder that holds your runs.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """List training runs: state, last step and loss, and the command that goes on with each.
+
+    stopped: by Ctrl-C or a signal, with a checkpoint. failed: by an error. killed: it ended without a word.
+
+    [bold]Example[/]: multimodal-ai runs runs
+    """
+    from dataclasses import asdict
+
+    from multimodal_ai.training.run_list import ago, find_runs
+
+    found = find_runs(folder)
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(run) for run in found], ensure_ascii=False) + "\n")
+        return
+    if not found:
+        err.print(f"{folder}: no runs here", highlight=False, markup=False, soft_wrap=True)
+        return
+    table = Table("run", "state", "stage", "step", "loss", "last seen", box=None, pad_edge=False)
+    table.columns[0].overflow = "fold"
+    for number, column in enumerate(table.columns):
+        column.no_wrap, column.justify = number > 0, "right" if number in (3, 4) else "left"
+    for run in found:
+        done = "?" if run.step is None else f"{run.step:,}"
+        table.add_row(
+            escape(run.path),
+            f"[{_STATE_STYLES.get(run.state, 'dim')}]{run.state}[/]",
+            escape(run.stage),
+            f"{done} of {run.total_steps:,}" if run.total_steps else done,
+            "" if run.loss is None else f"{run.loss:.4g}",
+            ago(run.seen),
+        )
+    out.print(table)
+    for run in found:
+        if run.resume or run.message:
+            out.print(f"\n{run.path}: {run.message or 'to go on:'}", highlight=False, markup=False, soft_wrap=True)
+        if run.resume:
+            out.print(f"  {run.resume}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or of its stages.")],
+    out_file: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where to write it; default: training.html in the folder.")
+    ] = None,
+) -> None:
+    """Write the page of a training run: curves, examples, configuration, versions, how to resume; one HTML file.
+
+    [bold]Example[/]: multimodal-ai report runs/quickstart
+    """
+    from multimodal_ai.evaluation.training_report import write_training_report
+
+    page = write_training_report(run, out_file or run / "training.html")
+    out.print(str(page), highlight=False, markup=False, soft_wrap=True)
 
 
 _REQUIREMENT = re.compile(r"(\w+)\.([^<>=]+?)\s*(>=|<=)\s*([-+.\deE]+)")
@@ -291,6 +358,49 @@ def chat(
         max_tokens=max_tokens,
         temperature=temperature,
     )
+
+
+@app.command()
+def serve(
+    model: ModelOption,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all, and then with --api-keys.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="What clients give as `model`. Default: the folder's name.")] = None,
+    api_keys: Annotated[
+        Path | None, typer.Option("--api-keys", help="File with a line `name key` for each key; without: no keys.")
+    ] = None,
+    functions: Annotated[
+        Path | None,
+        typer.Option("--functions", "-f", help="Python file whose functions x_execute may run here. It is run."),
+    ] = None,
+    mcp: McpOption = None,
+    overrides: SetOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Serve the OpenAI API: chat with images, functions and streams. SIGTERM drains; docs/serving.md has the limits.
+
+    [bold]Example[/]: multimodal-ai serve -m runs/quickstart --set max_running=32
+    """
+    try:
+        from multimodal_ai.serving import ServerConfig, create_app
+        from multimodal_ai.serving import serve as run
+        from multimodal_ai.serving.config import read_keys
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is not installed; run: pip install 'multimodal-ai\\[serve]'") from None
+    import contextlib
+
+    from multimodal_ai import terminal
+    from multimodal_ai.utils.config import parse_config
+
+    keys = read_keys(api_keys) if api_keys else {}
+    given = {"model_name": name or model.resolve().name, "key_hashes": keys}
+    config = parse_config(ServerConfig, given, overrides or ())
+    with contextlib.ExitStack() as stack:
+        registry = terminal.open_functions(functions, mcp or (), stack, err)
+        application = create_app(_engine(model, device), config, registry)
+        run(application, host, port)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -128,9 +128,9 @@ def test_bars_are_told_as_they_are(tmp_path: Path) -> None:
 
 
 def test_a_share_is_never_rounded_up_to_all() -> None:
-    assert report._share(0.99999) == "99.9%"
-    assert report._share(1.0) == "100.0%"
-    assert report._share(math.nan) == "–"
+    assert report.format_share(0.99999) == "99.9%"
+    assert report.format_share(1.0) == "100.0%"
+    assert report.format_share(math.nan) == "–"
 
 
 def test_wrong_and_missing_arguments_are_marked(tmp_path: Path) -> None:

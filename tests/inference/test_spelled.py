@@ -21,7 +21,7 @@ def request(schema: dict[str, Any], messages: list[dict[str, Any]]) -> Request:
 
 def pointed(engine: Engine, monkeypatch: pytest.MonkeyPatch, asked: Request, word: str) -> Reply:
     """What the engine answers when its pointer is sure and looks at one word, wherever in the value it stands."""
-    source, ids = engine._example(asked).source.ids, engine.tokenizer.encode(word)
+    source, ids = engine.encoder.example(asked).source.ids, engine.tokenizer.encode(word)
     [place] = [at for at in range(len(source)) if source[at : at + len(ids)] == ids]
 
     def sure(states: Any, parameter: Any, keys: Any, copyable: Any, continues: Any) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from tests.conftest import build_model
 from torch import Tensor
 
 from multimodal_ai.data.examples import build_example, hide_functions
+from multimodal_ai.data.messages import Sample
 from multimodal_ai.data.packing import IN_TEXT, collate
 from multimodal_ai.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from multimodal_ai.training.losses import TERMS, TrainingObjective
@@ -54,6 +55,29 @@ def test_the_samples_of_a_step_are_the_same_for_any_world(micro_batches: Any) ->
     assert origins(1, 16) == origins(1, 4) == origins(2, 4) == origins(4, 2)
 
 
+def test_losses_by_source_add_up_to_the_losses(micro_batches: Any, small_tokenizer: Tokenizer) -> None:
+    """Sums and counts of every term, of all sources together, are those that the step is made of."""
+    sources = ("digits", "function_cards", "easy_vqa", "stdlib_text")
+    weights = dict.fromkeys(TERMS, 1.0)
+    plain = TrainingObjective(build_model(small_tokenizer), weights)
+    told = TrainingObjective(build_model(small_tokenizer), weights, sources)
+    seen = torch.zeros(len(TERMS), len(sources))
+    for number in range(3):
+        batch = micro_batches(8, 8)[number]
+        sums = told(batch)
+        assert all(torch.equal(value, sums[term]) for term, value in plain(batch).items())
+        assert not told.source_sums.requires_grad
+        for term, (losses, counts) in zip(TERMS, told.source_sums.transpose(1, 2), strict=True):
+            torch.testing.assert_close(losses.sum(), sums[term].detach(), rtol=1e-4, atol=1e-4, msg=term)
+            assert float(counts.sum()) == pytest.approx(told.counts(batch)[term], rel=1e-5), term
+        seen += told.source_sums[..., 1]
+        names = [sources[number] for number in batch.data_source.tolist()]
+        files = {"train.parquet"}
+        assert len(names) == 8 and {origin.split()[-1] for origin in batch.origins} == files
+    language, selection = seen[TERMS.index("language")], seen[TERMS.index("selection")]
+    assert (language > 0).all() and selection[sources.index("stdlib_text")] == 0
+
+
 def test_a_global_size_that_does_not_divide_is_refused(micro_batches: Any) -> None:
     with pytest.raises(ValueError, match="the next that does is 18"):
         micro_batches(16, 3, 0, 2)
@@ -92,7 +116,7 @@ def test_the_words_of_a_caption_are_learned_from_its_image(small_tokenizer: Toke
         model.embedding.weight.copy_(F.layer_norm(torch.randn_like(model.embedding.weight), (32,)))
         out.visual.tokens[0, : len(words)] = model.embedding.weight[words]
         out.visual.valid[0] = torch.arange(out.visual.valid.shape[1]) < len(words)
-        batch.pair_text = batch.pair_text[:1]
+        batch.pair_text, batch.words = batch.pair_text[:1], torch.tensor(words)
         out.visual.tokens, out.visual.valid = out.visual.tokens[:1], out.visual.valid[:1]
         best = objective._bag_of_words(out, batch)
         assert best < before / 2 and abs(float(best) - math.log(len(words))) < 0.2
@@ -107,6 +131,17 @@ def test_padding_of_an_image_says_nothing(small_tokenizer: Tokenizer, micro_batc
         before = objective._bag_of_words(out, batch)
         out.visual.tokens[~out.visual.valid] += 5
         assert torch.equal(objective._bag_of_words(out, batch), before)
+
+
+def test_a_batch_of_functions_without_parameters(small_tokenizer: Tokenizer, micro_batches: Any) -> None:
+    data = micro_batches(8, 8)
+    tool = {"type": "function", "function": {"name": "lights_off", "parameters": {"type": "object", "properties": {}}}}
+    call = {"type": "function", "function": {"name": "lights_off", "arguments": {}}}
+    messages = [{"role": "user", "content": "it is too bright"}, {"role": "assistant", "tool_calls": [call]}]
+    sample = Sample.from_row({"messages": messages, "tools": [tool], "trigger": "call"}, "the row")
+    batch = collate([build_example(sample, data.renderer, data.images)], 3 * 8**2, data.renderer.tokenizer.space)
+    losses = TrainingObjective(build_model(small_tokenizer), SPLIT_FREE)(batch)
+    assert losses["selection"] > 0 and losses["presence"] == 0
 
 
 def test_hidden_functions_are_found_among_those_of_the_whole_batch(

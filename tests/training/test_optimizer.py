@@ -11,6 +11,7 @@ from toy import ToyConfig, ToyModel
 
 from multimodal_ai.training.config import OptimizerConfig, PartConfig, ScheduleConfig
 from multimodal_ai.training.optimizer import (
+    LearningRates,
     MuonAdamW,
     build_optimizer,
     freeze,
@@ -179,3 +180,8 @@ def test_learning_rates_keep_their_ratio():
     optimizer = build_optimizer(model, parameter_plan(model, {"head": PartConfig(lr_scale=0.1)}, MUON), MUON)
     set_learning_rate(optimizer, 0.5)
     assert {round(group["lr"], 9) for group in optimizer.param_groups} == {0.005, 0.05, 0.15}
+    parts = {"text": model.text, "head": model.head, "embedding": model.embedding}
+    rates = LearningRates(optimizer, [(name, p) for name, part in parts.items() for p in part.parameters()])
+    assert rates.by_part() == pytest.approx(
+        {"text": 0.15, "head": 0.005, "embedding": 0.05}
+    )  # Muon's, where it has one

@@ -30,6 +30,8 @@ def test_the_folder_that_comes_out_is_whole(trained: Path):
     assert engine.model.config.vocab_size == engine.tokenizer.vocab_size == 320
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["loss/language"] > 0 and lines[0]["flops_per_s"] > 0 and lines[0]["grad_norm/decoder"] > 0
+    assert lines[0]["source/mixed/language"] == pytest.approx(lines[0]["loss/language"], rel=1e-4)
+    assert lines[0]["lr/decoder"] == pytest.approx(1.5e-3)  # half of the peak: the first of one step of warm-up
     assert (trained / "config.yaml").exists()
 
 

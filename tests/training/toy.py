@@ -21,17 +21,15 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 
-from multimodal_ai.training import checkpoint, distributed
+from multimodal_ai.training import checkpoint, distributed, optimizer
 from multimodal_ai.training.config import EvalConfig, TrainerConfig
+from multimodal_ai.training.interface import NonFiniteError, TrainingStopped, TrainResult
 from multimodal_ai.training.run import run_training
-from multimodal_ai.training.trainer import NonFiniteError, Trainer, TrainResult
+from multimodal_ai.training.trainer import Trainer
 from multimodal_ai.utils.config import ConfigModel
 
 VOCABULARY, WIDTH, LENGTH = 23, 16, 6
 PRELOAD = ["multimodal_ai.training.run"]  # imported once for all processes that tests start
-
-# Of a loss under Muon: its iteration runs in BF16, so the last bits of a sum decide how an entry is rounded.
-MUON_ROUNDING = 5e-4
 
 
 class ToyConfig(ConfigModel):
@@ -161,15 +159,32 @@ def toy_config(folder: Path, **changes: Any) -> TrainerConfig:
     return TrainerConfig.model_validate({**values, **changes})
 
 
-def toy_trainer(config: TrainerConfig, break_at: int | None = None, dropout: float = 0.0, **options: Any) -> Trainer:
+def toy_trainer(
+    config: TrainerConfig,
+    break_at: int | None = None,
+    dropout: float = 0.0,
+    data: Callable[..., ToyData] = ToyData,
+    **options: Any,
+) -> Trainer:
     torch.manual_seed(config.seed)
     objective = ToyObjective(ToyModel(ToyConfig(dropout=dropout)), break_at)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    return Trainer(config, objective, ToyData(config, rank, world), **options)
+    return Trainer(config, objective, data(config, rank, world), **options)
 
 
 def toy_train(config: TrainerConfig, **options: Any) -> TrainResult:
-    return toy_trainer(config, **options).train()
+    """Train to the end. Muon iterates in FP32: in BF16 the last bits of a sum would decide how an entry is rounded."""
+    with mock.patch.object(optimizer, "multiplies_bf16", lambda device: False):
+        return toy_trainer(config, **options).train()
+
+
+def toy_train_or_tell(config: TrainerConfig, **options: Any) -> None:
+    """Train; the message of an error that stops the run goes to a file of this process in output_dir."""
+    try:
+        toy_train(config, **options)
+    except TrainingStopped as error:
+        (config.output_dir / f"stopped_{os.environ.get('RANK', 0)}").write_text(str(error))
+        raise
 
 
 class StopAfter:
@@ -281,9 +296,16 @@ def _process(rank: int, world: int, folder: str, work: Callable[..., None], argu
 
 def run_processes(world: int, folder: Path, work: Callable[..., None], *arguments: Any) -> None:
     """Run `work(*arguments)` in `world` processes that form a gloo group."""
+    context = start_processes(world, folder, work, *arguments)
+    while not context.join():
+        pass
+
+
+def start_processes(world: int, folder: Path, work: Callable[..., None], *arguments: Any) -> Any:
+    """As `run_processes`, without waiting for them; returns torch's ProcessContext."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "rendezvous").unlink(missing_ok=True)
     multiprocessing.set_forkserver_preload(PRELOAD)
-    torch.multiprocessing.start_processes(
-        _process, (world, str(folder), work, arguments), nprocs=world, start_method="forkserver"
+    return torch.multiprocessing.start_processes(
+        _process, (world, str(folder), work, arguments), nprocs=world, start_method="forkserver", join=False
     )

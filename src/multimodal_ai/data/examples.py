@@ -41,6 +41,7 @@ class Example:
     hidden: bool = False  # the functions stay out of the context; see `hide_functions`
     asked: str = ""  # the last user turn
     origin: str = ""  # where the sample came from, for error messages
+    data_source: int = 0  # the number of its source in the mix
 
 
 def function_inputs(

@@ -54,7 +54,7 @@ def load_rows(path: str | Path) -> datasets.Dataset:
     url = str(path)
     if "://" in url:
         kind, files = _kind(url), [url]
-        stamps: list[tuple[int, int]] = []
+        stamps: list[Any] = [] if kind == "parquet" else [_remote_stamp(url)]  # `datasets` looks itself
     else:
         kind, local = _local_files(Path(path))
         files = [str(file.resolve()) for file in local]
@@ -70,8 +70,18 @@ def load_rows(path: str | Path) -> datasets.Dataset:
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         if isinstance(error, DataError):
             raise
-        cause = error.__cause__ or error
-        raise DataError(f"{path}: cannot be read: {cause}; is it a whole {kind} file?") from error
+        cause: object = error.__cause__ or error
+        where, cause = (_damaged_shard(files) if kind == "parquet" and "://" not in url else None) or (path, cause)
+        raise DataError(f"{where}: cannot be read: {cause}; is it a whole {kind} file?") from error
+
+
+def _remote_stamp(url: str) -> str:
+    """Changes when the file behind a URL does. Raises DataError if there is none."""
+    try:
+        filesystem, path = fsspec.url_to_fs(url)
+        return str(filesystem.ukey(path))
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(f"{url}: cannot be read: {error}; check the address, and that fsspec knows its kind") from error
 
 
 def _kind(name: str) -> str:
@@ -119,6 +129,18 @@ def _open_parquet(files: list[str]) -> datasets.Dataset:
     return rows
 
 
+def _damaged_shard(files: Sequence[str]) -> tuple[str, object] | None:
+    """The first file that cannot be read to its end, and why; for an error, so it may take its time."""
+    for name in files:
+        try:
+            with pyarrow.parquet.ParquetFile(name) as file:
+                for _ in file.iter_batches():
+                    pass
+        except (OSError, ValueError) as error:  # pyarrow's own are subclasses of these
+            return name, error
+    return None
+
+
 def _undecoded(feature: Any) -> Any:
     if isinstance(feature, datasets.Image):
         return datasets.Image(decode=False)
@@ -141,7 +163,7 @@ def _quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _read_files(files: Sequence[str], stamps: Sequence[tuple[int, int]], layout: int) -> Iterator[Row]:
+def _read_files(files: Sequence[str], stamps: Sequence[Any], layout: int) -> Iterator[Row]:
     """All rows of the files in order. `stamps` and `layout` only tell the cache when to read again."""
     for name in files:
         folder = None if "://" in name else Path(name).parent

@@ -1,21 +1,38 @@
-"""What the stages of a run wrote down while they trained: their `metrics.jsonl`, one line of JSON a step."""
+"""What the stages of a run wrote down while they trained: metrics.jsonl (a line a step), run.json, config.yaml."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from multimodal_ai.training.run_record import RunRecord, read_record, state_of
 
 STAGES = ("pretraining", "alignment", "instruction_tuning")
 
 
 @dataclass
 class Stage:
-    """What a stage's metrics.jsonl tells."""
+    """What the files of a stage tell. `state` is as `multimodal-ai runs` has it; empty where no run.json says so."""
 
     name: str
     rows: list[dict[str, float]] = field(default_factory=list)
+    folder: Path | None = None
+    record: RunRecord | None = None
+    state: str = ""
+    config: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name as a person writes it."""
+        return (self.name.lstrip("0123456789_-").replace("_", " ") or "run").capitalize()
+
+    @property
+    def touched(self) -> float:
+        """When its metrics were last written, in seconds since 1970."""
+        return 0.0 if self.folder is None else (self.folder / "metrics.jsonl").stat().st_mtime
 
     def series(self, key: str) -> list[tuple[float, float]]:
         """Points (step, value) where the value was logged and finite."""
@@ -61,7 +78,13 @@ def read_stages(run_folder: str | Path) -> list[Stage]:
             except (ValueError, KeyError, AttributeError):
                 continue  # the line that a kill cut short
         if rows:
-            stages.append(Stage(file.parent.name, [rows[step] for step in sorted(rows)]))
+            stage = Stage(file.parent.name, [rows[step] for step in sorted(rows)], file.parent)
+            found = read_record(file.parent)
+            if found is not None:
+                stage.record, stage.state = found[0], state_of(*found)
+            with contextlib.suppress(OSError):
+                stage.config = (file.parent / "config.yaml").read_text(encoding="utf-8", errors="replace")
+            stages.append(stage)
     return sorted(stages, key=_stage_order)
 
 

@@ -34,6 +34,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from multimodal_ai.training.config import FREE_KEYS, CheckpointConfig
 from multimodal_ai.training.distributed import Distribution, local
+from multimodal_ai.utils.config import flatten
 from multimodal_ai.utils.logger import get_logger
 
 logger = get_logger(__name__)
@@ -45,6 +46,10 @@ NAME = re.compile(r"step_(\d{8,})")
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be written, or cannot be used here; the message says why and what to do."""
+
+
+class DamagedError(CheckpointError):
+    """The files of a checkpoint are not what its manifest says."""
 
 
 def latest(folder: Path) -> Path | None:
@@ -74,7 +79,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def config_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """One line per key whose value differs and that decides what is computed."""
-    old, new = _flatten(saved), _flatten(current)
+    old, new = flatten(saved), flatten(current)
     lines = []
     for key in sorted(set(old) | set(new)):
         free = any(key == name or key.startswith(name + ".") for name in FREE_KEYS)
@@ -192,9 +197,9 @@ class Checkpointer:
         ]
         damaged = [name for part in world.gather(damaged) for name in part]
         if damaged:
-            raise CheckpointError(
+            raise DamagedError(
                 f"{path / damaged[0]}: damaged (its SHA-256 is not the manifest's); "
-                f"delete {path.name} to continue from the checkpoint before it"
+                f"delete {path.name} to continue from the checkpoint before it, or anew where there is none"
             )
         stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
         target = {f"model/{name}": tensor for name, tensor in objective.state_dict().items()}
@@ -286,16 +291,6 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f' ({error.filename})' if error.filename else ''}"
     return str(error) or type(error).__name__
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _show(values: Mapping[str, Any], key: str) -> str:

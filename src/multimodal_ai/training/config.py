@@ -8,7 +8,7 @@ can be checked and printed anywhere.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -136,7 +136,11 @@ class LoggingConfig(ConfigModel):
 
     every_steps: PositiveInt = Field(default=10, description="one line of metrics.jsonl every so many steps")
     trackers: list[str] = Field(
-        default=["tensorboard"], description="names of Accelerate's trackers; tensorboard, wandb, mlflow, ..."
+        default=["tensorboard"],
+        description="names of Accelerate's trackers (tensorboard, wandb, mlflow, ...), or module:Class for one's own",
+    )
+    tracker_options: dict[str, dict[str, Any]] = Field(
+        default={}, description="by tracker, what its constructor takes: {wandb: {entity: us, id: run1, resume: allow}}"
     )
     peak_flops: PositiveFloat | None = Field(
         default=None, description="FLOP/s of one device, for the share that is used (MFU); an A100 in BF16: 312e12"

@@ -12,7 +12,6 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -30,13 +29,12 @@ from torch.utils.checkpoint import checkpoint
 from multimodal_ai.training.config import TrainerConfig
 from multimodal_ai.training.optimizer import multiplies_bf16
 from multimodal_ai.utils.logger import get_logger
+from multimodal_ai.utils.machine import processor_name
 
 logger = get_logger(__name__)
 
 
-def start_accelerator(
-    precision: Literal["auto", "bf16", "fp32"] = "auto", trackers: Sequence[str] = (), folder: Path | None = None
-) -> Accelerator:
+def start_accelerator(precision: Literal["auto", "bf16", "fp32"] = "auto") -> Accelerator:
     """Join the process group the launcher set up, if any, and take this process' device.
 
     May be called again in the same process, with another precision too: stages of a run follow each other.
@@ -50,7 +48,7 @@ def start_accelerator(
     mixed = "bf16" if resolve_precision(precision, state.device) == "bf16" else "no"
     if AcceleratorState._shared_state and AcceleratorState._shared_state.get("_mixed_precision") != mixed:
         AcceleratorState._reset_state()  # only the precision is forgotten; the process group stays
-    return Accelerator(cpu=on_cpu or None, mixed_precision=mixed, log_with=list(trackers) or None, project_dir=folder)
+    return Accelerator(cpu=on_cpu or None, mixed_precision=mixed)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -83,7 +81,7 @@ class Distribution:
         blocks: list[nn.Module] = [block for _, block in cast(Any, objective).model.blocks()]
         for block in blocks:
             if config.activation_checkpointing:
-                _checkpoint_activations(block)
+                checkpoint_activations(block)
             if config.compile:
                 block.compile(dynamic=True)  # batches differ in length; a compilation for each would be too many
         self.module: nn.Module = self.objective
@@ -199,6 +197,20 @@ class Distribution:
         return copy.to(device or "cpu")
 
 
+def lost_contact(error: RuntimeError) -> bool:
+    """Whether an error means that another process is gone. Gloo and NCCL have no exception of their own for it."""
+    text = str(error)
+    return isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "NCCL", "Connection closed"))
+
+
+def describe_process(accelerator: Accelerator) -> dict[str, str]:
+    """What a run runs on, in words."""
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+    return {"device": f"{accelerator.num_processes} x {device.type}, {name}", "precision": precision}
+
+
 def local(tensor: Tensor) -> Tensor:
     """The piece of a tensor that lies in this process; shares its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -270,7 +282,7 @@ def _touch_whole(objective: nn.Module, inputs: object, sums: dict[str, Tensor]) 
     return {term: value + nothing for term, value in sums.items()}  # to all: a stage may train a single one
 
 
-def _checkpoint_activations(block: nn.Module) -> None:
+def checkpoint_activations(block: nn.Module) -> None:
     """Recompute the block in the backward pass. In place, so that names of parameters stay as they are.
 
     A function, not functools.partial: torch.compile passes over a partial without a word.

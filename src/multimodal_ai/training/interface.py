@@ -1,4 +1,4 @@
-"""What the training loop takes and gives back: batches, evaluation hooks, results, its one error.
+"""What the training loop takes and gives back: batches, evaluation hooks, results, errors.
 
 Types only; whoever writes a hook or calls the trainer reads this file and needs none of the loop.
 """
@@ -29,7 +29,11 @@ class TrainingBatch(Protocol):
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TrainingBatch: ...
 
 
-class NonFiniteError(RuntimeError):
+class TrainingStopped(RuntimeError):
+    """The run cannot go on. The message says why, and what to do; what was trained is in a checkpoint."""
+
+
+class NonFiniteError(TrainingStopped):
     """A loss or gradient was NaN or infinite. The optimizer step was not taken; the message says where."""
 
 
@@ -40,7 +44,8 @@ EvalHook = Callable[[int, nn.Module], "Evaluation | Mapping[str, float]"]
 class TrainResult:
     """How a stage ended.
 
-    exit_code: 0, 130 after Ctrl-C, 143 after SIGTERM, even if the stage was completed in spite of it.
+    exit_code: 0, 130 after Ctrl-C, 143 after SIGTERM, 129 after the terminal was closed, even if the stage was
+    completed in spite of it.
     losses: means of the last logged steps, by term. model_dir: the trained model, None if interrupted.
     seconds: over all runs of the stage.
     """

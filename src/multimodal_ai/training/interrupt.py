@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM as a request that the training loop reads between two steps.
+"""Ctrl-C, SIGTERM and a closed terminal as a request that the training loop reads between two steps.
 
 The first signal only sets a flag, so that the loop can save a checkpoint and leave in order. A second
 Ctrl-C, more than a second later, ends the program at once: a launcher passes the same Ctrl-C on again
-within that second. Outside the main thread, where Python allows no handlers, it does nothing.
+within that second. Under `nohup` a closed terminal stays ignored. Outside the main thread, where Python
+allows no handlers, it does nothing.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """What the shell expects: 130 for Ctrl-C, 143 for SIGTERM, 0 for none."""
+        """What the shell expects: 130 for Ctrl-C, 143 for SIGTERM, 129 for a closed terminal, 0 for none."""
         return 0 if self.signal is None else 128 + self.signal
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._former[number] = signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._former[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -45,9 +47,3 @@ class StopRequest:
             self.signal, self._since = number, now
         elif number == signal.SIGINT and now - self._since > REPEAT_SECONDS:
             raise KeyboardInterrupt
-
-
-def ignore_in_worker(worker: int) -> None:
-    """For data workers: signals sent to the whole group are the training process' to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

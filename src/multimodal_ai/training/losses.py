@@ -14,14 +14,16 @@ those of all captions of the micro-batch).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from multimodal_ai.data.packing import IGNORED, IN_TEXT, Batch
-from multimodal_ai.data.tokenizer import SPECIAL_TOKENS
+from multimodal_ai.data.packing import IGNORED, Batch
 from multimodal_ai.models.function_head import continuation, copied_ids
 from multimodal_ai.models.multimodal_model import ModelOutput, MultimodalModel
+from multimodal_ai.training.cross_entropy import token_losses
 
 TERMS = (
     "language",
@@ -47,27 +49,26 @@ DEFAULT_WEIGHTS = {
 }
 
 
-def _rounded(mask: Tensor, multiple: int = 64) -> tuple[Tensor, Tensor]:
-    """Places where a flat mask is True, int[n], with n rounded up so that few shapes occur, and which are real."""
-    places = mask.nonzero().squeeze(1)
-    added = -len(places) % multiple
-    real = torch.arange(len(places) + added, device=mask.device) < len(places)
-    return F.pad(places, (0, added)), real
-
-
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Sum over rows of the cross-entropy with the distributions `target`; a row of zeros adds nothing."""
+    """Cross-entropy of each row with the distributions `target`; 0 for a row of zeros."""
     # where() keeps the -inf of absent functions out of the product and of its gradient
     log_probability = F.log_softmax(logits, dim=-1)
-    return -(target * torch.where(target > 0, log_probability, torch.zeros_like(log_probability))).sum()
+    return -(target * torch.where(target > 0, log_probability, torch.zeros_like(log_probability))).sum(-1)
 
 
 class TrainingObjective(nn.Module):
-    """The model with its losses. `weights` maps terms to loss weights; a term left out weighs 0."""
+    """The model with its losses. `weights` maps terms to loss weights; a term left out weighs 0.
 
-    def __init__(self, model: MultimodalModel, weights: dict[str, float] | None = None) -> None:
+    With the names of the mix's `sources`, `source_sums` tells after each forward pass which of them a loss
+    came from: float32[terms, sources, 2], sum and count, without a gradient.
+    """
+
+    def __init__(
+        self, model: MultimodalModel, weights: dict[str, float] | None = None, sources: Sequence[str] = ()
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.sources = model, tuple(sources)
+        self.source_sums = torch.zeros(0)
         self.weights = dict(DEFAULT_WEIGHTS if weights is None else weights)
         unknown = sorted(set(self.weights) - set(TERMS))
         if unknown:
@@ -92,20 +93,34 @@ class TrainingObjective(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """float32 scalar sums, one for each of TERMS."""
         out: ModelOutput = self.model(batch)
+        self.source_sums = torch.zeros(len(self.weights), len(self.sources), 2, device=batch.labels.device)
         language, gate, span = self._language(out, batch)
         scores = out.scores
         # a path to everything, for a stage that trains one term alone: what a batch leaves idle hangs on the trigger
         zero = (language + scores.trigger.float().sum()) * 0.0
-        trigger = F.cross_entropy(scores.trigger, batch.trigger, ignore_index=-1, reduction="sum")
-        selection = _cross_entropy(scores.selection, batch.selection)
-        labelled = batch.presence >= 0
-        presence = F.binary_cross_entropy_with_logits(
-            scores.presence[labelled], batch.presence[labelled].float(), reduction="sum"
+        rows = torch.arange(len(batch.trigger), device=batch.trigger.device)
+        each = F.cross_entropy(scores.trigger, batch.trigger, ignore_index=-1, reduction="none")
+        trigger = self._sum("trigger", batch, rows, each, batch.trigger >= 0)
+        each = _cross_entropy(scores.selection, batch.selection)
+        selection = self._sum("selection", batch, rows, each, batch.selection.sum(1) > 0)
+        labelled = batch.presence_place
+        each = F.binary_cross_entropy_with_logits(
+            scores.presence.flatten()[labelled], batch.presence.flatten()[labelled].float(), reduction="none"
         )
+        functions, parameters = batch.presence.shape[1:]
+        rows = labelled // max(functions * parameters, 1)
+        presence = self._sum("presence", batch, rows, each, torch.ones_like(each))
         contrastive = self._contrastive(out, batch)
         words, retrieval = self._bag_of_words(out, batch), self._retrieval(out, batch)
         terms = (language, contrastive, words, trigger, selection, retrieval, presence, gate, span)
         return {name: term.float() + zero for name, term in zip(TERMS, terms, strict=True)}
+
+    def _sum(self, term: str, batch: Batch, rows: Tensor, losses: Tensor, counts: Tensor) -> Tensor:
+        """The sum of a term's losses, noted by source. rows: int[n], of the batch; losses, counts: [n]."""
+        if self.sources and term in self.weights:
+            noted = torch.stack((losses.detach().float(), counts.float()), 1)
+            self.source_sums[list(self.weights).index(term)].index_add_(0, batch.data_source[rows], noted)
+        return losses.sum()
 
     def _language(self, out: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Weighted next-token loss, and the supervision of gate and pointer inside argument values.
@@ -116,13 +131,15 @@ class TrainingObjective(nn.Module):
         """
         model, head = self.model, self.model.head
         T = batch.labels.shape[1]
-        here, real = _rounded(batch.labels.flatten() != IGNORED)  # positions with a label
+        here, real = batch.label_place, batch.label_real  # positions with a label
+        rows = here // T
         labels, weight = batch.labels.flatten()[here].clamp(min=0), batch.label_weight.flatten()[here] * real
         states = out.decoder_states.flatten(0, 1)[here]
-        nll = F.cross_entropy(model.logits(states), labels, reduction="none")
+        embedding = model.embedding.weight.to(states.dtype)
+        nll = token_losses(states * model.logit_scale, embedding, labels)
         value = batch.value.flatten()[here].masked_fill(~real, -1)
-        inside, real = _rounded((value >= 0) | (value == IN_TEXT))  # those where the pointer may copy
-        row, value, token = (here // T)[inside], value[inside], labels[inside]
+        inside, real = batch.copy_place, batch.copy_real  # those where the pointer may copy
+        row, value, token = rows[inside], value[inside], labels[inside]
         filling = real & (value >= 0)  # and there those inside the value of an argument
         value = value.clamp(min=0)
         P = batch.required.shape[-1]
@@ -130,7 +147,7 @@ class TrainingObjective(nn.Module):
             dummy = (head.copy_gate.weight.sum() + head.copy_query.weight.sum()) * 0.0
             dummy = dummy + (head.copy_parameter.weight.sum() + head.copy_key.weight.sum()) * 0.0
             dummy = dummy + head.continue_scale.sum() * 0.0
-            return (nll * weight).sum() + dummy, dummy, dummy
+            return self._sum("language", batch, rows, nll * weight, weight) + dummy, dummy, dummy
         card = out.context.card_index[row, value // P].clamp(min=0)
         keys = head.copy_key(out.context.states)
         copyable = batch.copyable[row]
@@ -145,21 +162,25 @@ class TrainingObjective(nn.Module):
         copied = torch.logsumexp(attention.masked_fill(~same, floor), dim=-1)
         mixture = torch.logaddexp(F.logsigmoid(-gate) - nll[inside], F.logsigmoid(gate) + copied)
         # there the mixture takes the place of the plain loss
-        language = (nll * weight).sum() + ((-mixture - nll[inside]) * weight[inside] * real).sum()
+        language = self._sum("language", batch, rows, nll * weight, weight)
+        change = (-mixture - nll[inside]) * weight[inside] * real
+        language = language + self._sum("language", batch, row, change, torch.zeros_like(change))
         where = batch.copy.flatten()[here][inside]
         gate_loss = F.binary_cross_entropy_with_logits(gate, (where >= 0).float(), reduction="none")
-        gate_loss = (gate_loss * (copyable.any(1) & filling)).sum()
+        gate_loss = self._sum("copy_gate", batch, row, gate_loss * (copyable.any(1) & filling), filling)
         pointed = attention.gather(1, where.clamp(min=0)[:, None]).squeeze(1)
-        span_loss = -(pointed * ((where >= 0) & filling)).sum()
+        copied_whole = (where >= 0) & filling
+        span_loss = self._sum("copy_span", batch, row, -(pointed * copied_whole), copied_whole)
         return language, gate_loss, span_loss
 
     def _retrieval(self, out: ModelOutput, batch: Batch) -> Tensor:
         """InfoNCE over the cards of all hidden examples of the micro-batch (van den Oord et al., arXiv 1807.03748),
         summed over these examples.
         """
-        rows, head = batch.retrieval.sum(1) > 0, self.model.head
+        rows, head = batch.retrieval_row, self.model.head
         scores = head.match(out.scores.state[rows], head.card_keys(out.pooled_texts), batch.retrieval_lexical[rows])
-        return _cross_entropy(scores.masked_fill(~batch.retrieval_candidates, float("-inf")), batch.retrieval[rows])
+        each = _cross_entropy(scores.masked_fill(~batch.retrieval_candidates, float("-inf")), batch.retrieval[rows])
+        return self._sum("retrieval", batch, rows, each, torch.ones_like(each))
 
     def _contrastive(self, out: ModelOutput, batch: Batch) -> Tensor:
         """Sigmoid loss over all pairs of the micro-batch (SigLIP, arXiv 2303.15343), summed over images and
@@ -170,7 +191,8 @@ class TrainingObjective(nn.Module):
         together = batch.pair_text[:, None] == batch.pair_text[None]
         together = together | (batch.pair_image[:, None] == batch.pair_image[None])
         sign = together.float() * 2 - 1
-        return -F.logsigmoid(sign * logits).sum()
+        each = -F.logsigmoid(sign * logits).sum(1)
+        return self._sum("contrastive", batch, batch.pair_row, each, torch.ones_like(each))
 
     def _bag_of_words(self, out: ModelOutput, batch: Batch) -> Tensor:
         """Cross-entropy of a caption's words, each as likely, under the image's visual tokens, over the words of all
@@ -180,8 +202,7 @@ class TrainingObjective(nn.Module):
         The words are those of the shared embedding, so that what an image shows comes to lie where the text
         encoder has the word for it.
         """
-        visual, captions = out.visual, batch.text_ids[batch.pair_text]
-        words = captions[captions >= len(SPECIAL_TOKENS)].unique()
+        visual, captions, words = out.visual, batch.text_ids[batch.pair_text], batch.words
         if not len(words):
             return visual.tokens.sum() * 0.0
         states = F.layer_norm(visual.tokens, visual.tokens.shape[-1:])
@@ -189,4 +210,5 @@ class TrainingObjective(nn.Module):
         logits = F.linear(states * self.model.logit_scale, embedding).float()  # [C, M, W]
         logits = logits.masked_fill(~visual.valid[..., None], torch.finfo(torch.float32).min)
         said = (captions[..., None] == words).any(1).float()  # [C, W]
-        return _cross_entropy(logits.logsumexp(1), said / said.sum(1, keepdim=True).clamp(min=1))
+        each = _cross_entropy(logits.logsumexp(1), said / said.sum(1, keepdim=True).clamp(min=1))
+        return self._sum("bag_of_words", batch, batch.pair_row, each, torch.ones_like(each))

@@ -53,7 +53,7 @@ def run_stage(config: TrainConfig, hooks: Sequence[HookFactory] = (), folder: Pa
     tokenizer = _tokenizer(config, source)
     config = config.model_copy(update={"model": _model_config(config, source, folder, tokenizer)})
     _check_fit(config)
-    accelerator = start_accelerator(config.precision, config.logging.trackers, config.output_dir)
+    accelerator = start_accelerator(config.precision)
     torch.manual_seed(config.seed)
     if source is not None:
         model = MultimodalModel.from_pretrained(source, accelerator.device)
@@ -72,7 +72,7 @@ def run_stage(config: TrainConfig, hooks: Sequence[HookFactory] = (), folder: Pa
         rank=accelerator.process_index,
         world=accelerator.num_processes,
     )
-    objective = TrainingObjective(model, dict(config.losses) or None)
+    objective = TrainingObjective(model, dict(config.losses) or None, list(config.data.sources))
     if accelerator.is_main_process:
         dump_config(config, config.output_dir / "config.yaml")
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -103,7 +103,8 @@ def run_stage(config: TrainConfig, hooks: Sequence[HookFactory] = (), folder: Pa
         batches,
         on_evaluate=evaluations,
         flops=TrainingFlops(model),
-        identity={"tokenizer": tokenizer.fingerprint},
+        identity={"tokenizer": tokenizer.fingerprint}
+        | {f"rows of {part.name}": f"{len(part):,}" for part in batches.sources},
         on_save=[finish],
         accelerator=accelerator,
     ).train()
@@ -134,14 +135,29 @@ def _tokenizer(config: TrainConfig, source: Path | None) -> Tokenizer:
     return before
 
 
+def configured_model(config: TrainConfig, folder: Path) -> ModelConfig:
+    """The model a config names, or that of the stage before; `folder` is where the YAML lay."""
+    given = _given_model(config, folder)
+    if given is not None:
+        return given
+    assert config.init_from is not None  # TrainConfig demands one of the two
+    return _model_before(_model_folder(config.init_from))
+
+
+def _given_model(config: TrainConfig, folder: Path) -> ModelConfig | None:
+    if not isinstance(config.model, Path):
+        return config.model
+    nearby = folder / config.model
+    return load_config(ModelConfig, nearby if not config.model.exists() and nearby.exists() else config.model)
+
+
+def _model_before(source: Path) -> ModelConfig:
+    return ModelConfig.model_validate_json((source / "config.json").read_text(encoding="utf-8"))
+
+
 def _model_config(config: TrainConfig, source: Path | None, folder: Path, tokenizer: Tokenizer) -> ModelConfig:
     """The model to train; from scratch, its vocabulary is as large as the tokenizer's."""
-    given: ModelConfig | None = None
-    if isinstance(config.model, Path):
-        nearby = folder / config.model
-        given = load_config(ModelConfig, nearby if not config.model.exists() and nearby.exists() else config.model)
-    elif config.model is not None:
-        given = config.model
+    given = _given_model(config, folder)
     if given is not None and given.vocab_size < tokenizer.vocab_size:
         raise ConfigError(
             f"model.vocab_size is {given.vocab_size}, but the tokenizer has {tokenizer.vocab_size} entries; "
@@ -152,7 +168,7 @@ def _model_config(config: TrainConfig, source: Path | None, folder: Path, tokeni
     if source is None:
         assert given is not None  # TrainConfig demands one of the two
         return given
-    before = ModelConfig.model_validate_json((source / "config.json").read_text(encoding="utf-8"))
+    before = _model_before(source)
     if given is not None:
         different = config_differences(before.model_dump(mode="json"), given.model_dump(mode="json"))
         if different:

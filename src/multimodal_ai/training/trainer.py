@@ -5,46 +5,61 @@ each micro-batch forward and backward; so the gradient is the same for any split
 never looks inside a batch or a model: terms, parts and blocks are theirs. It never takes an optimizer step
 on a loss or gradient that is not finite, and leaves a checkpoint whenever it is told to stop.
 
-State of a run: weights, optimizer, the step, the planned number of steps, the seconds spent. Random numbers
-are seeded anew in every step from (seed, step, process), and the data are a function of the step, so that
-a resumed run computes the very same numbers.
+State of a run: weights, optimizer, the step, the planned number of steps, the seconds spent, and the steps
+that no line of metrics tells of yet. Random numbers are seeded anew in every step from (seed, step, process),
+and the data are a function of the step, so that a resumed run computes the very same numbers.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
+from multimodal_ai.training.batches import BatchStream
 from multimodal_ai.training.checkpoint import (
     Checkpointer,
     CheckpointError,
+    DamagedError,
     config_differences,
     latest,
     read_manifest,
+    versions,
 )
 from multimodal_ai.training.config import TrainerConfig
-from multimodal_ai.training.distributed import Distribution, local, start_accelerator
-from multimodal_ai.training.interface import EvalHook, NonFiniteError, TrainingBatch, TrainResult
-from multimodal_ai.training.interrupt import StopRequest, ignore_in_worker
+from multimodal_ai.training.distributed import Distribution, describe_process, local, lost_contact, start_accelerator
+from multimodal_ai.training.interface import (
+    EvalHook,
+    NonFiniteError,
+    TrainingBatch,
+    TrainingStopped,
+    TrainResult,
+)
+from multimodal_ai.training.interrupt import StopRequest
 from multimodal_ai.training.metrics import Evaluation, MetricsLog, StepMetrics
 from multimodal_ai.training.optimizer import (
+    LearningRates,
     build_optimizer,
     freeze,
     parameter_plan,
     schedule_factor,
     set_learning_rate,
 )
+from multimodal_ai.training.run_record import RunKeeper, new_record
 from multimodal_ai.training.time_budget import TimeBudget
+from multimodal_ai.training.trackers import Trackers
 from multimodal_ai.utils.logger import get_logger, progress
 
 logger = get_logger(__name__)
@@ -55,7 +70,8 @@ class Trainer:
 
     Args:
         objective: `counts(batch)`, `forward(batch)` to a sum per term, `weights`, and `model` with `parts()`,
-            `blocks()`, `config` and `save_pretrained(folder)`.
+            `blocks()`, `config` and `save_pretrained(folder)`. With `sources`, names of data sources, also
+            `source_sums`: float[terms, sources, 2], sum and count of the last forward pass.
         micro_batches: item i is this process' i-th micro-batch; a pure function of i.
         on_evaluate: each is called with (steps done, model) on the main process, in eval mode without
             gradients, and returns numbers, or numbers with texts and images.
@@ -78,12 +94,12 @@ class Trainer:
         accelerator: Accelerator | None = None,
     ) -> None:
         self.config = config
-        self.accelerator = accelerator or start_accelerator(
-            config.precision, config.logging.trackers, config.output_dir
-        )
+        self.accelerator = accelerator or start_accelerator(config.precision)
+        trackers = Trackers(config.logging, config.output_dir, config.stage)
         self.accumulation = config.batch.accumulation(self.accelerator.num_processes)
         self._objective_api = cast(Any, objective)
         self.terms = list(self._objective_api.weights)
+        self.sources: Sequence[str] = getattr(objective, "sources", ())
         unknown = sorted(set(config.losses) - set(self.terms))
         if unknown:
             raise ValueError(f"losses.{unknown[0]}: unknown term; allowed: {', '.join(self.terms)}")
@@ -91,11 +107,17 @@ class Trainer:
         freeze(self._objective_api.model, plan)
         self.distribution = Distribution(objective, config, self.accelerator)
         model: nn.Module = self._objective_api.model
-        self.optimizer = build_optimizer(model, plan, config.optimizer)
+        processes = dist.group.WORLD if self.distribution.world_size > 1 else None
+        self.optimizer = build_optimizer(model, plan, config.optimizer, processes)
         self.trained = [(plan[name].part, p) for name, p in model.named_parameters() if plan[name].trainable]
+        self.rates = LearningRates(self.optimizer, self.trained)
         self.micro_batches, self.on_evaluate, self.flops = micro_batches, on_evaluate, flops
         self.identity, self.on_save = dict(identity or {}), on_save
         self.checkpointer = Checkpointer(config.output_dir / "checkpoints", config.checkpoint, self.distribution)
+        self.log = MetricsLog(config.output_dir, self.accelerator, trackers, config.logging.peak_flops)
+        environment = describe_process(self.accelerator) | {"versions": _words(versions())}
+        record = new_record(config.stage, self.distribution.world_size, environment)
+        self.keeper = RunKeeper(config.output_dir, self.distribution.main, record)
         self.step = 0
         self._spent_before = 0.0
         self._evaluation: dict[str, float] = {}
@@ -107,42 +129,70 @@ class Trainer:
         """Run the stage to its end, or to a signal; continues from the newest checkpoint.
 
         Raises:
-            NonFiniteError: a loss or gradient is not finite.
+            TrainingStopped: the run cannot go on: a loss or gradient is not finite (NonFiniteError), the data
+                cannot be read, another process is gone.
             CheckpointError: the checkpoint in output_dir is of another config or damaged.
+            ValueError: another process trains into output_dir.
         """
-        config = self.config
         self._began = time.monotonic()
-        self.budget = TimeBudget(config.schedule)
-        self._resume()
-        log = MetricsLog(
-            config.output_dir, self.accelerator, config.stage, config.logging.trackers, config.logging.peak_flops
-        )
-        log.start(self.step)
+        self.budget = TimeBudget(self.config.schedule)
+        self._alone(self.keeper.wait_for_other)
+        window = self._resume()
+        self.log.start(self.step, window)
+        self.log.trackers.start(self.step, self.config.model_dump(mode="json"))
+        with self.keeper.running(self.step, self.budget.steps), StopRequest() as request:
+            try:
+                result = self._run(request)
+            except RuntimeError as error:
+                if self.distribution.world_size == 1 or not lost_contact(error):
+                    raise
+                reason = str(error).splitlines()[0].split(". ")[0]
+                raise TrainingStopped(
+                    f"step {self.step + 1}: process {self.distribution.rank} of {self.distribution.world_size} lost "
+                    f"contact with another one, which was killed or failed ({reason}); its own "
+                    f"output says more. Run the same command again to go on from {self._saved or 'the start'}"
+                ) from error
+            self.keeper.record.state = "finished" if result.status == "completed" else "stopped"
+            return result
+
+    def _run(self, request: StopRequest) -> TrainResult:
+        config, log = self.config, self.log
         values: dict[str, float] = {}
         bar = progress(disable=not config.logging.progress)
-        with StopRequest() as request, bar:
+        stream = BatchStream(
+            self.micro_batches, self.step * self.accumulation, config.workers, self.distribution.device
+        )
+        with contextlib.closing(stream), contextlib.closing(self), bar:
             task = bar.add_task(config.stage, total=self.budget.steps, completed=self.step)
-            batches = self._batches()
             last_save = time.monotonic()
             stopped = False
             while self.step < self.budget.steps:
                 began = time.monotonic()
-                micro = [next(batches) for _ in range(self.accumulation)]
+                micro: list[TrainingBatch] = []
+                error: Exception | None = None
+                try:
+                    micro = stream.take(self.accumulation)
+                except Exception as caught:  # the other processes must hear of it, whatever it is
+                    error = caught
                 waited = time.monotonic() - began
                 save_due = (
                     config.checkpoint.every_seconds is not None
                     and time.monotonic() - last_save >= config.checkpoint.every_seconds
                 )
-                counts, stopped, save = self._agree_on_step(micro, request.signal is not None, save_due)
-                if save or stopped:
+                counts, stopped, save, failed = self._agree_on_step(micro, request.signal is not None, save_due, error)
+                if save or stopped or failed:
                     self._save()
                     last_save = time.monotonic()
+                if failed:
+                    raise self._no_data(error)
                 if stopped:
                     break
                 metrics = self._train_step(micro, counts, waited)
                 self.step += 1
                 metrics.seconds = time.monotonic() - began
                 self.budget.step_done(self.step, metrics.seconds, self.seconds)
+                self.keeper.record.step = self.step
+                self.keeper.plan(self.budget.steps)
                 log.add(metrics)
                 bar.update(
                     task,
@@ -163,7 +213,6 @@ class Trainer:
                 already = config.eval.every_steps and self.step % config.eval.every_steps == 0 and self._evaluation
                 if config.eval.at_end and not already:
                     self._evaluate(log)
-            log.close()
             model_dir = None if stopped else self._save_model()
         return TrainResult(
             config.stage,
@@ -179,26 +228,20 @@ class Trainer:
             model_dir,
         )
 
+    def close(self) -> None:
+        """Write what was measured last, whatever ended the run, and finish the trackers."""
+        self.log.flush(self.step, self.seconds)
+        self.log.close()
+
     @property
     def seconds(self) -> float:
         """Seconds spent on the stage, in earlier runs too."""
         return self._spent_before + time.monotonic() - self._began
 
-    def _batches(self) -> Iterator[TrainingBatch]:
-        loader = DataLoader(
-            self.micro_batches,
-            batch_size=None,
-            sampler=_From(self.step * self.accumulation),
-            num_workers=self.config.workers,
-            pin_memory=self.distribution.device.type == "cuda",
-            worker_init_fn=ignore_in_worker,
-        )
-        return iter(cast(Any, loader))
-
     def _agree_on_step(
-        self, micro: Sequence[TrainingBatch], stop: bool, save: bool
-    ) -> tuple[dict[str, float], bool, bool]:
-        """Global counts per term, and whether to stop or save: one sum over all processes for everything."""
+        self, micro: Sequence[TrainingBatch], stop: bool, save: bool, error: Exception | None
+    ) -> tuple[dict[str, float], bool, bool, bool]:
+        """Global counts per term, and whether to stop, to save, or to give up: one sum over all processes."""
         counts = dict.fromkeys(self.terms, 0.0)
         for batch in micro:
             for term, count in self._objective_api.counts(batch).items():
@@ -206,9 +249,34 @@ class Trainer:
                     counts[term] += count
         main = self.distribution.main
         plan = float(self.budget.proposal) if main else 0.0
-        summed = self.distribution.sum([*counts.values(), float(stop), float(save and main), plan])
+        flags = [float(stop), float(save and main), float(error is not None)]
+        summed = self.distribution.sum([*counts.values(), *flags, plan])
         self.budget.accept(int(summed[-1]))
-        return dict(zip(counts, summed[:-3], strict=True)), summed[-3] > 0, summed[-2] > 0
+        stopped, due, failed = (value > 0 for value in summed[-4:-1])
+        return dict(zip(counts, summed[:-4], strict=True)), stopped, due, failed
+
+    def _no_data(self, error: Exception | None) -> TrainingStopped:
+        """What every process raises when one of them has no data for the next step."""
+        agreed = self.distribution.agree(error)
+        kept = f"the {self.step} steps done are in {self._saved}" if self._saved else "nothing is saved"
+        stopped = TrainingStopped(
+            f"step {self.step + 1}: no data: {agreed}. The step was not taken, {kept}; mend the data and run the "
+            "same command again"
+        )
+        stopped.__cause__ = agreed
+        return stopped
+
+    def _alone(self, action: Callable[[], object]) -> None:
+        """Do something on the main process; an OSError or ValueError there is raised on all."""
+        error: Exception | None = None
+        if self.distribution.main:
+            try:
+                action()
+            except (OSError, ValueError) as caught:
+                error = caught
+        agreed = self.distribution.agree(error)
+        if agreed is not None:
+            raise agreed
 
     def _train_step(self, micro: list[TrainingBatch], counts: Mapping[str, float], waited: float) -> StepMetrics:
         distribution, weights = self.distribution, cast(dict[str, float], self._objective_api.weights)
@@ -218,6 +286,7 @@ class Trainer:
             term: distribution.world_size * weights[term] / counts[term] if counts[term] else 0.0 for term in self.terms
         }
         values = []
+        by_source = torch.zeros(len(self.terms), len(self.sources), 2, device=distribution.device)
         for number, batch in enumerate(micro):
             on_device = batch.to(distribution.device, non_blocking=True)
             with distribution.gradient_sync(last=number == len(micro) - 1):
@@ -226,17 +295,18 @@ class Trainer:
                     loss = sum((sums[term] * factors[term] for term in self.terms), start=torch.zeros(()))
                 cast(Tensor, loss).backward()
             values.append(torch.stack([sums[term].detach().float() for term in self.terms]))
+            if self.sources:
+                by_source += self._objective_api.source_sums
         per_micro = torch.stack(values).double().cpu()  # [accumulation, terms]; waits for the device
         flops = sum(self.flops(batch) for batch in micro) if self.flops is not None else 0.0
         own_tokens = float(sum(batch.useful_tokens for batch in micro))
         own_images = float(sum(len(batch.patches) for batch in micro))
-        *totals, tokens, images, flops = distribution.sum([*per_micro.sum(0).tolist(), own_tokens, own_images, flops])
+        own = [*by_source.flatten().tolist(), *per_micro.sum(0).tolist(), own_tokens, own_images, flops]
+        *both, tokens, images, flops = distribution.sum(own)
+        totals, sources = both[by_source.numel() :], self._named_by_source(both[: by_source.numel()])
         if not all(map(math.isfinite, totals)):
             raise NonFiniteError(self._where_not_finite(per_micro, micro))
-        losses = {
-            term: total / counts[term] if counts[term] else math.nan
-            for term, total in zip(self.terms, totals, strict=True)
-        }
+        losses = {term: total / counts[term] for term, total in zip(self.terms, totals, strict=True) if counts[term]}
         norms = self._finish_gradients()
         factor = schedule_factor(self.config.schedule, self.step, self.budget.steps)
         set_learning_rate(self.optimizer, factor)
@@ -244,7 +314,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return StepMetrics(
             losses,
-            sum(weights[term] * value for term, value in losses.items() if not math.isnan(value)),
+            sum(weights[term] * value for term, value in losses.items()),
             norms,
             self.config.optimizer.lr * factor,
             tokens,
@@ -252,7 +322,15 @@ class Trainer:
             flops,
             seconds=0.0,
             data_wait=waited,
+            learning_rates=self.rates.by_part(),
+            sources=sources,
         )
+
+    def _named_by_source(self, values: Sequence[float]) -> dict[str, tuple[float, float]]:
+        """Sum and count by `<source>/<term>`, of those that have a label in the step; values: [terms, sources, 2]."""
+        names = [f"{source}/{term}" for term in self.terms for source in self.sources]
+        pairs = zip(values[::2], values[1::2], strict=True)
+        return {name: pair for name, pair in zip(names, pairs, strict=True) if pair[1]}
 
     def _finish_gradients(self) -> dict[str, float]:
         """Clip the gradients, and return their norm before that by part.
@@ -333,11 +411,13 @@ class Trainer:
                 "data": {"step": self.step, "samples": self.step * self.config.batch.global_size},
                 "random": {"seed": self.config.seed, "step": self.step},
                 "processes": self.distribution.world_size,
+                "unlogged": self.log.window,
             },
         )
         self._saved = saved or self._saved
 
-    def _resume(self) -> None:
+    def _resume(self) -> list[dict[str, Any]]:
+        """Take over the newest checkpoint, if there is one; returns the steps that no line of metrics tells of yet."""
         folder = self.checkpointer.folder
         path = latest(folder)
         if path is None or not self.config.checkpoint.resume:
@@ -346,48 +426,48 @@ class Trainer:
                     f"{folder} holds checkpoints, but checkpoint.resume is false; give another output_dir, "
                     "or delete that folder"
                 )
-            return
+            return []
         manifest = read_manifest(path)
         different = config_differences(manifest["config"], self.config.model_dump(mode="json"))
-        different += config_differences({"identity": manifest["identity"]}, {"identity": self.identity})
+        identity = {**self.identity, **manifest["identity"]}  # what an older version did not write is not compared
+        different += config_differences({"identity": identity}, {"identity": self.identity})
         if different:
             raise CheckpointError(
                 f"{path} was made with another config:\n  " + "\n  ".join(different) + "\nSet these back, or give "
                 "another output_dir to start anew"
             )
-        self.checkpointer.load(path, self.distribution.objective, self.optimizer)
+        try:
+            self.checkpointer.load(path, self.distribution.objective, self.optimizer)
+        except DamagedError as error:
+            self._alone(functools.partial(self._set_aside, path, error))
+            return self._resume()
         self.step, self._spent_before, self._saved = manifest["step"], manifest["seconds"], path
         self.budget.restore(manifest["total_steps"])
         logger.info("continuing from %s, after %d steps", path, self.step)
+        return cast(list[dict[str, Any]], manifest.get("unlogged", []))
+
+    def _set_aside(self, path: Path, error: DamagedError) -> None:
+        """Let the checkpoint before a damaged one be the newest; the damaged one stays to be looked at."""
+        others = [other for other in self.checkpointer.folder.glob("step_*") if other != path]
+        if not others:
+            raise error
+        logger.error("%s. Going on from the checkpoint before it", error)
+        path.rename(path.with_name(f".{path.name}.damaged"))
 
     def _save_model(self) -> Path:
         folder = self.config.output_dir / "model"
         model = self.distribution.whole_model()
-        error: Exception | None = None
-        if model is not None:
-            try:
-                cast(Any, model).save_pretrained(folder)
-                for hook in self.on_save:
-                    hook(folder)
-            except (OSError, ValueError) as caught:
-                error = caught
-        agreed = self.distribution.agree(error)
-        if agreed is not None:
-            raise CheckpointError(f"the trained model could not be written to {folder}: {agreed}") from agreed
+
+        def save() -> None:
+            cast(Any, model).save_pretrained(folder)
+            for hook in self.on_save:
+                hook(folder)
+
+        try:
+            self._alone(save)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"the trained model could not be written to {folder}: {error}") from error
         return folder
-
-
-class _From(Sampler[int]):
-    """first, first + 1, first + 2, ... without end."""
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-
-    def __iter__(self) -> Iterator[int]:
-        number = self.first
-        while True:
-            yield number
-            number += 1
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:
@@ -395,3 +475,7 @@ def _seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(mixed[0])
     random.seed(mixed[1])
     np.random.seed(mixed[2])
+
+
+def _words(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

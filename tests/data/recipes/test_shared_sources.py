@@ -240,6 +240,14 @@ def test_dialogues_become_one_sample_for_each_decision(data_folder: Path) -> Non
     assert all(len(json.loads(s.messages[-2].text)) <= sgd.RESULTS_KEPT for s in after)
 
 
+def test_training_is_not_mostly_answers(data_folder: Path) -> None:
+    def share(split: str) -> float:
+        triggers = [sample.meta["trigger"] for sample in first("sgd", data_folder, 1_500, split)]
+        return triggers.count("answer") / len(triggers)
+
+    assert share("train") < 0.4 and share("calibration") > 0.45  # what is measured or calibrated stays as it is
+
+
 def test_refused_calls_show_no_function_of_their_service(data_folder: Path) -> None:
     samples = first("sgd", data_folder, 600)
     for refused, called in pairwise(samples):
