@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from multimodal_ai.inference import Engine, Reply, Request
+from multimodal_ai.inference.scheduler import Scheduler
 
 TEXT = "Wake me tomorrow at half past eleven in the morning and pay five thousand dollars"
 DAY = datetime.date(2026, 11, 25)
@@ -19,10 +21,8 @@ def request(schema: dict[str, Any], messages: list[dict[str, Any]]) -> Request:
     return Request(messages, [tool], tool_choice="required", parallel_tool_calls=False, max_tokens=90, today=DAY)
 
 
-def pointed(engine: Engine, monkeypatch: pytest.MonkeyPatch, asked: Request, word: str) -> Reply:
-    """What the engine answers when its pointer is sure and looks at one word, wherever in the value it stands."""
-    source, ids = engine.encoder.example(asked).source.ids, engine.tokenizer.encode(word)
-    [place] = [at for at in range(len(source)) if source[at : at + len(ids)] == ids]
+def look_at(engine: Engine, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    """From now on the engine's pointer is sure, and looks at one token of the source wherever a value is written."""
 
     def sure(states: Any, parameter: Any, keys: Any, copyable: Any, continues: Any) -> tuple[Any, Any]:
         attention = torch.full(copyable.shape, -30.0)
@@ -30,6 +30,18 @@ def pointed(engine: Engine, monkeypatch: pytest.MonkeyPatch, asked: Request, wor
         return torch.full((len(states),), 30.0), attention
 
     monkeypatch.setattr(engine.model.head, "copy_scores", sure)
+
+
+def place_of(engine: Engine, asked: Request, word: str) -> int:
+    """Where in the source a word begins."""
+    source, ids = engine.encoder.example(asked).source.ids, engine.tokenizer.encode(word)
+    [place] = [at for at in range(len(source)) if source[at : at + len(ids)] == ids]
+    return place
+
+
+def pointed(engine: Engine, monkeypatch: pytest.MonkeyPatch, asked: Request, word: str) -> Reply:
+    """What the engine answers when its pointer looks at one word."""
+    look_at(engine, monkeypatch, place_of(engine, asked, word))
     return engine.generate([asked])[0]
 
 
@@ -79,3 +91,38 @@ def test_days_are_counted_from_the_day_of_the_request(engine: Engine, monkeypatc
     for asked.today in (DAY, None, DAY.replace(year=2031)):
         day = (asked.today or datetime.date.today()) + datetime.timedelta(days=1)
         assert pointed(engine, monkeypatch, asked, "tomorrow").calls[0].arguments == {"value": day.isoformat()}
+
+
+def test_a_batch_that_requests_join_and_leave_spells_the_same_values(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other forms, days and lengths beside each other; the same text on another day, though its encoding is kept."""
+    day, number = {"type": "string", "format": "date"}, {"type": "integer", "minimum": 1000, "maximum": 9999}
+    clock = {"description": "as HH:MM", "pattern": "^[0-9]{2}:[0-9]{2}$", "type": "string"}
+    later = DAY.replace(year=2031)
+    wanted = [
+        ("tomorrow if you can, and not before noon of that very day", day, DAY, "2026-11-26"),
+        ("half past eleven", clock, DAY, "11:30"),
+        ("tomorrow if you can, and not before noon of that very day", day, later, "2031-11-26"),
+        ("five thousand dollars for the garden", number, DAY, 5000),
+        ("tomorrow", day, later, "2031-11-26"),
+        ("quarter to nine, or whenever the others have come", clock, later, "08:45"),
+        ("tomorrow", day, DAY, "2026-11-26"),
+    ]
+    requests = [
+        replace(request(schema, [{"role": "user", "content": text}]), today=today) for text, schema, today, _ in wanted
+    ]
+    [place] = {place_of(engine, asked, text.split()[0]) for asked, (text, *_) in zip(requests, wanted, strict=True)}
+    look_at(engine, monkeypatch, place)
+    values = [[{"value": value}] for *_, value in wanted]
+
+    def made(reply: Reply) -> list[dict[str, Any]]:
+        return [call.arguments for call in reply.calls]
+
+    assert [made(engine.generate([asked])[0]) for asked in requests] == values
+    assert [made(reply) for reply in engine.generate(requests)] == values
+    scheduler = Scheduler(engine, max_rows=3, admitted_at_once=1)
+    try:
+        assert [made(handle.reply()) for handle in [scheduler.submit(asked) for asked in requests]] == values
+    finally:
+        scheduler.close()
