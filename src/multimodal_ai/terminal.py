@@ -116,9 +116,10 @@ class Outcome:
     def show(self, out: Console, err: Console) -> None:
         """Calls and how they ended to stderr, the answer to stdout."""
         for call in self.calls:
-            sources = {name: source["origin"] for name, source in call["sources"].items()}
+            origins = {name: source["origin"] for name, source in call["sources"].items()}
+            sure = {name: source["confidence"] for name, source in call["sources"].items()}
             body = Group(
-                call_table(call["arguments"], sources), Text(f"{call['status']}: {call['result']}", style="dim")
+                call_table(call["arguments"], origins, sure), Text(f"{call['status']}: {call['result']}", style="dim")
             )
             err.print(_panel(call["name"], call["confidence"], body))
         if self.stopped_because != "answer":
@@ -254,7 +255,12 @@ def ask_approval(call: ProposedCall, console: Console) -> Decision:
     """Ask a person; nothing but a clear yes runs the call, and the end of the input is a no."""
     reasons = Text("needs your approval: " + "; ".join(call.reasons), style="yellow")
     console.print(
-        _panel(call.name, call.confidence, Group(call_table(call.arguments, call.origins), reasons), "yellow")
+        _panel(
+            call.name,
+            call.confidence,
+            Group(call_table(call.arguments, call.origins, call.confidences), reasons),
+            "yellow",
+        )
     )
     while True:
         try:
@@ -284,13 +290,15 @@ def _edited(call: ProposedCall, console: Console) -> dict[str, Any] | None:
     return None if problems else arguments
 
 
-def call_table(arguments: Mapping[str, Any], origins: Mapping[str, str]) -> Table:
-    """Arguments as rows: name, value, where it came from."""
+def call_table(arguments: Mapping[str, Any], origins: Mapping[str, str], sure: Mapping[str, float]) -> Table:
+    """Arguments as rows: name, value, where it came from, how sure the model is of it."""
     table = Table.grid(padding=(0, 2))
     for name, value in arguments.items():
         origin = origins.get(name, "").replace("_", " ")
         style = "red" if origin.startswith("function") else "dim"
-        table.add_row(Text(name, style="dim"), Text(json.dumps(value, ensure_ascii=False)), Text(origin, style=style))
+        share = f"{sure[name]:.0%}" if name in sure else ""
+        shown = Text(json.dumps(value, ensure_ascii=False))
+        table.add_row(Text(name, style="dim"), shown, Text(origin, style=style), Text(share, style="dim"))
     return table
 
 
@@ -418,7 +426,8 @@ class Chat:
 
 def _call_panel(call: Call) -> Panel:
     origins = {name: source.origin for name, source in call.sources.items()}
-    return _panel(call.name, call.confidence, call_table(call.arguments, origins))
+    sure = {name: source.confidence for name, source in call.sources.items()}
+    return _panel(call.name, call.confidence, call_table(call.arguments, origins, sure))
 
 
 def _enable_line_editing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from typing import Any
 
@@ -116,6 +117,7 @@ def test_types(value: object, kind: str) -> None:
     assert value_type({}) == "object"
 
 
+TODAY = datetime.date(2026, 11, 25)
 SCHEMA = {"f": {"properties": {"unit": {"enum": ["m3", "kWh"]}, "limit": {"default": 10}}}}
 
 
@@ -136,11 +138,19 @@ SCHEMA = {"f": {"properties": {"unit": {"enum": ["m3", "kWh"]}, "limit": {"defau
         ({"items": ["milk", "eggs"]}, "buy milk and eggs", 0),
         ({"items": ["milk", "bread"]}, "buy milk and eggs", 1),
         ({"who": {"name": "Ann", "age": 7}}, "Ann is 7", 0),
+        ({"at": "11:30"}, "at half past eleven", 0),
+        ({"at": "11:00"}, "at half past eleven", 1),
+        ({"day": "2026-11-26", "who": "Ann"}, "Ann comes tomorrow", 0),
+        ({"day": "2026-11-27"}, "Ann comes tomorrow", 1),
+        ({"amount": 5000}, "five thousand dollars", 0),
+        ({"amount": "5000"}, "five thousand dollars", 0),
+        ({"zip": "05000"}, "five thousand dollars", 1),
+        ({"amounts": [5000, 7]}, "five thousand dollars", 1),
         ({}, "hello", 0),
     ],
 )
 def test_values_made_out_of_nothing(arguments: dict[str, Any], context: str, made_up: int) -> None:
-    assert hallucinated_arguments([NamedCall("f", arguments)], [], context, SCHEMA) == (
+    assert hallucinated_arguments([NamedCall("f", arguments)], [], context, SCHEMA, TODAY) == (
         made_up,
         len(arguments),
     )
@@ -151,6 +161,8 @@ def test_a_misread_value_is_a_mistake_of_reading() -> None:
     read_wrong = [NamedCall("f", {"value": 1284, "note": "urgent"})]
     assert hallucinated_arguments(read_wrong, expected, "Log this reading") == (1, 2)  # the note only
     assert hallucinated_arguments(read_wrong, expected, "Log the value 1234") == (2, 2)
+    said = "Log twelve hundred and thirty-four"
+    assert hallucinated_arguments(read_wrong, expected, said) == (2, 2), "the right one could be derived"
 
 
 def test_calls_come_in_every_chat_shape() -> None:

@@ -162,7 +162,7 @@ def test_calls_by_hand() -> None:
     assert found["count"] == 6
     assert [example.correct for example in result.examples] == [True, False, True, False, True, False]
     assert "expected integer" in result.examples[5].note
-    assert result.examples[1].calls[0]["sources"]["meter"] == {"origin": "user", "copied": 0.9}
+    assert result.examples[1].calls[0]["sources"]["meter"] == {"origin": "user", "copied": 0.9, "confidence": 1.0}
 
 
 def test_unknown_functions_and_calls_held_back_are_not_valid() -> None:

@@ -18,7 +18,7 @@ from multimodal_ai.functions import (
     parse_calls,
     validate_arguments,
 )
-from multimodal_ai.functions.grammar import format_errors
+from multimodal_ai.functions.choices import format_errors
 
 
 def call_ids(tokenizer: Any, name: str, arguments: dict[str, Any]) -> list[int]:

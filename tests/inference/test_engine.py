@@ -88,6 +88,31 @@ def test_choices_are_obeyed(engine: Engine, samples: dict[str, list[Sample]]) ->
     assert engine.tokenizer.special.call not in engine.generate([request])[0].token_ids
 
 
+def test_a_function_with_side_effects_may_need_more(engine: Engine) -> None:
+    tools = [{"name": name, "x-side-effect": name == "delete"} for name in ("look", "delete")]
+    messages = [{"role": "user", "content": "delete it, delete it all"}]
+    request = Request(messages, tools, call_threshold=0.0, side_effect_threshold=0.0, max_tokens=40)
+    reply = engine.generate([request])[0]
+    likeliest = reply.selection[0][0]
+    assert reply.calls
+    request.side_effect_threshold = 1.0
+    calls = engine.generate([request])[0].calls
+    assert {call.name for call in calls} == (set() if likeliest == "delete" else {"look"})
+    request.call_threshold, request.side_effect_threshold = 1.0, 0.0
+    calls = engine.generate([request])[0].calls
+    assert {call.name for call in calls} == (set() if likeliest == "look" else {"delete"})
+
+
+def test_each_argument_has_a_confidence(engine: Engine) -> None:
+    """Over the tokens that were left open: sampling at a high temperature is less sure than one legal value."""
+    place = {"type": "string", "minLength": 4, "maxLength": 8}
+    parameters = {"properties": {"fixed": {"const": "x"}, "place": place}, "required": ["fixed", "place"]}
+    tool = {"name": "go", "parameters": parameters}
+    request = Request([{"role": "user", "content": "go"}], [tool], tool_choice="required", parallel_tool_calls=False)
+    [call] = engine.generate([request])[0].calls
+    assert call.sources["fixed"].confidence == 1.0 and 0 < call.sources["place"].confidence < 1.0
+
+
 def test_the_trigger_and_the_selection_are_distributions(engine: Engine, requests: list[Request]) -> None:
     reply = engine.generate([next(r for r in requests if len(r.tools) > 1)])[0]
     assert reply.trigger is not None and sum(reply.trigger.values()) == pytest.approx(1)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from multimodal_ai.functions.grammar import GrammarError
+from multimodal_ai.functions.choices import GrammarError
 from multimodal_ai.functions.schema import FunctionSpec
 from multimodal_ai.inference import Engine, Request
 from multimodal_ai.inference.cache import ContentCache

@@ -8,6 +8,7 @@ repaired by guessing, and no value changes its type: `"020"` stays a string.
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import json
 from collections.abc import Mapping, Sequence
@@ -260,6 +261,8 @@ def _read(row: Mapping[str, Any], complete: bool) -> Sample:
     trigger = meta.get("trigger")
     if trigger is not None and trigger not in TRIGGERS:
         raise DataError(f"meta.trigger {short_json(trigger)}: expected one of {', '.join(TRIGGERS)}")
+    if not _is_day(meta.get("today")):
+        raise DataError(f"meta.today {short_json(meta['today'])}: expected a day, such as 2019-03-01")
     specs = _specs(row)
     parsed = [_message(message, index) for index, message in enumerate(messages)]
     parsed = check_conversation(parsed, task, trigger if specs else None, complete)
@@ -316,6 +319,14 @@ def _explain(error: ValidationError) -> str:
     expected = {"string_type": "text", "dict_type": "an object or its JSON text", "tuple_type": "a list"}
     wanted = expected.get(kind, first["msg"].removeprefix("Input should be "))
     return f"{place}: expected {wanted}, got {short_json(given)}"
+
+
+def _is_day(value: object) -> bool:
+    """Whether this is a day as YYYY-MM-DD, or None."""
+    try:
+        return value is None or datetime.date.fromisoformat(str(value)).isoformat() == value
+    except ValueError:
+        return False
 
 
 def _specs(row: Mapping[str, Any]) -> tuple[FunctionSpec, ...]:

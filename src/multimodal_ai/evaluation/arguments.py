@@ -54,7 +54,7 @@ def run(engine: Generator, context: RecipeContext, batch_size: int = 32, max_tok
     forced: dict[int, Reply | str] = dict(enumerate(replies))
     forced |= zip(silent, ask_each(engine.generate, again, batch_size, "Calls it must make"), strict=True)
     result, counts, free, must, made_up, total = SuiteResult(), ArgumentCounts(), [], [], 0, 0
-    for number, (sample, (_, reference)) in enumerate(zip(samples, pairs, strict=True)):
+    for number, (sample, (request, reference)) in enumerate(zip(samples, pairs, strict=True)):
         before = split_at_reference(sample)[0]
         expected, reply = calls_of(reference), forced[number]
         given = [] if isinstance(reply, str) else as_named_calls(reply.calls)
@@ -64,7 +64,7 @@ def run(engine: Generator, context: RecipeContext, batch_size: int = 32, max_tok
         schemas = {spec.name: spec.parameters for spec in sample.specs}
         counts.add(given, expected, schemas)
         context_text = "\n".join(message.text for message in before)
-        found, of = hallucinated_arguments(given, expected, context_text, schemas)
+        found, of = hallucinated_arguments(given, expected, context_text, schemas, request.today)
         made_up, total = made_up + found, total + of
         result.examples.append(
             Example(

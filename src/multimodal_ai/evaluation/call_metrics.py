@@ -7,6 +7,7 @@ guesses what was meant: a call is exact or it is not, and the scores per argumen
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 import re
@@ -17,6 +18,8 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+
+from multimodal_ai.functions.normalise import Fact, facts_of, is_stated
 
 
 @dataclass(frozen=True)
@@ -133,15 +136,17 @@ def hallucinated_arguments(
     expected: Sequence[NamedCall],
     context: str,
     schemas: Mapping[str, Mapping[str, Any]] | None = None,
+    today: datetime.date | None = None,
 ) -> tuple[int, int]:
     """Count arguments made out of nothing, and all arguments given.
 
-    A value is grounded if it stands in the context (upper or lower case, spacing and the writing of
-    numbers apart), if its schema names it (enum, const, default) or is boolean, or if it is the expected
-    one. A wrong value is grounded too where the expected one does not stand in the text either: then it
-    is read from an image or derived (tomorrow, a sum), and the mistake is one of reading.
+    A value is grounded if it stands in the context (upper or lower case, spacing and the writing of dates,
+    times and numbers apart; days are counted from `today`, the present one by default), if its schema names it
+    (enum, const, default) or is boolean, or if it is the expected one. A wrong value is grounded too where the
+    expected one does not stand in the text either: then it is read from an image or worked out (a sum), and the
+    mistake is one of reading.
     """
-    texts, numbers = _plain(context), _numbers(context)
+    said = _Said.of(context, today or datetime.date.today())
     made_up = total = 0
     for mine, gold in align_calls(given, expected):
         if mine is None:
@@ -150,9 +155,9 @@ def hallucinated_arguments(
         wanted = gold.arguments if gold else {}
         for key, value in mine.arguments.items():
             total += 1
-            if key in wanted and (values_equal(value, wanted[key]) or not _stands_in(wanted[key], texts, numbers)):
+            if key in wanted and (values_equal(value, wanted[key]) or not said.holds(wanted[key])):
                 continue
-            made_up += not (_named_by(properties.get(key), value) or _stands_in(value, texts, numbers))
+            made_up += not (_named_by(properties.get(key), value) or said.holds(value))
     return made_up, total
 
 
@@ -170,16 +175,29 @@ def _named_by(schema: object, value: object) -> bool:
     return any(values_equal(value, each) for each in named)
 
 
-def _stands_in(value: object, texts: str, numbers: frozenset[float]) -> bool:
-    """Whether a value, or every value inside it, stands in the normalised text."""
-    if value is None or isinstance(value, bool):
-        return True
-    if isinstance(value, int | float):
-        return float(value) in numbers
-    if isinstance(value, str):
-        return _is_phrase_of(_plain(value), texts)
-    inside = value.values() if isinstance(value, Mapping) else value
-    return isinstance(inside, Iterable) and all(_stands_in(item, texts, numbers) for item in inside)
+@dataclass(frozen=True)
+class _Said:
+    """What a text says: its normalised words, its numbers, and the dates, times and numbers that it spells out."""
+
+    text: str
+    numbers: frozenset[float]
+    facts: frozenset[Fact]
+    today: datetime.date
+
+    @classmethod
+    def of(cls, text: str, today: datetime.date) -> _Said:
+        return cls(_plain(text), _numbers(text), facts_of(text, today), today)
+
+    def holds(self, value: object) -> bool:
+        """Whether a value, or every value inside it, stands in the text."""
+        if value is None or isinstance(value, bool):
+            return True
+        if isinstance(value, int | float):
+            return float(value) in self.numbers or is_stated(str(value), self.facts, self.today)
+        if isinstance(value, str):
+            return _is_phrase_of(_plain(value), self.text) or is_stated(value, self.facts, self.today)
+        inside = value.values() if isinstance(value, Mapping) else value
+        return isinstance(inside, Iterable) and all(self.holds(item) for item in inside)
 
 
 def _plain(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from multimodal_ai.data.messages import Message, Sample
@@ -34,7 +35,7 @@ from multimodal_ai.evaluation.common import (
     to_request,
 )
 from multimodal_ai.functions.schema import FunctionSpec, canonical_json, validate_arguments
-from multimodal_ai.inference.requests import Call, Reply
+from multimodal_ai.inference.requests import Call, Reply, Request
 
 
 def run(engine: Generator, samples: Iterable[Sample], batch_size: int = 32, max_tokens: int = 256) -> SuiteResult:
@@ -58,8 +59,8 @@ def run(engine: Generator, samples: Iterable[Sample], batch_size: int = 32, max_
     result = SuiteResult()
     special = getattr(getattr(engine, "tokenizer", None), "special", None)
     judged = [
-        _Judged(sample, reference, reply, reply.token_ids.count(special.call) if special else 0)
-        for sample, (_, reference), reply in zip(asked, pairs, replies, strict=True)
+        _Judged(sample, request, reference, reply, reply.token_ids.count(special.call) if special else 0)
+        for sample, (request, reference), reply in zip(asked, pairs, replies, strict=True)
     ]
     result.examples = [item.example() for item in judged]
     _score_calls(judged, result)
@@ -73,8 +74,8 @@ def run(engine: Generator, samples: Iterable[Sample], batch_size: int = 32, max_
 class _Judged:
     """One sample with its reply, compared."""
 
-    def __init__(self, sample: Sample, reference: Message, reply: Reply, begun: int) -> None:
-        self.sample, self.reply = sample, reply
+    def __init__(self, sample: Sample, request: Request, reference: Message, reply: Reply, begun: int) -> None:
+        self.sample, self.request, self.reply = sample, request, reply
         self.before = split_at_reference(sample)[0]
         self.specs = {spec.name: spec for spec in sample.specs}
         self.expected_text = reference.text
@@ -133,12 +134,12 @@ def problem_of(call: NamedCall, specs: dict[str, FunctionSpec]) -> str:
 
 
 def describe_call(call: Call) -> dict[str, Any]:
-    """A call as plain data, with confidence and the source of every argument."""
+    """A call as plain data, with confidence, and source and confidence of every argument."""
     return {
         "name": call.name,
         "arguments": dict(call.arguments),
         "confidence": call.confidence,
-        "sources": {name: {"origin": source.origin, "copied": source.copied} for name, source in call.sources.items()},
+        "sources": {name: asdict(source) for name, source in call.sources.items()},
     }
 
 
@@ -164,7 +165,7 @@ def _score_arguments(judged: Sequence[_Judged], result: SuiteResult) -> None:
         schemas = {name: spec.parameters for name, spec in item.specs.items()}
         if item.should_call:
             counts.add(item.given, item.expected, schemas)
-        found, of = hallucinated_arguments(item.given, item.expected, item.context(), schemas)
+        found, of = hallucinated_arguments(item.given, item.expected, item.context(), schemas, item.request.today)
         made_up, total = made_up + found, total + of
     result.metrics |= counts.metrics()
     result.add_proportion("hallucinated_rate", [True] * made_up + [False] * (total - made_up))

@@ -7,6 +7,7 @@ interfaces below.
 
 from __future__ import annotations
 
+import datetime
 import random
 import re
 import unicodedata
@@ -128,14 +129,16 @@ def split_at_reference(sample: Sample) -> tuple[list[Message], Message]:
 def to_request(sample: Sample, **options: Any) -> tuple[Request, Message]:
     """The request that a user would send, and the reference; `options` go to `Request`.
 
-    Images that stand after the reference are left out with their messages.
+    Images that stand after the reference are left out with their messages. "Tomorrow" is counted from `meta.today`.
     """
     before, reference = split_at_reference(sample)
     shown = sum(isinstance(part, ImagePart) for message in before for part in message.parts)
+    today = sample.meta.get("today")
     request = Request(
         messages=[message.model_dump(exclude_none=True) for message in before],
         tools=sample.specs,
         images=list(sample.images[:shown]),
+        today=datetime.date.fromisoformat(today) if today else None,
         **options,
     )
     return request, reference

@@ -2,8 +2,9 @@
 
 from multimodal_ai.functions.bounds import GenerationBounds, schema_report
 from multimodal_ai.functions.call_parser import CallParser, ParsedCall, ParsedReply, ParserEvent, parse_calls
+from multimodal_ai.functions.choices import GrammarError
 from multimodal_ai.functions.execution import TransientError
-from multimodal_ai.functions.grammar import CompiledGrammar, GrammarCompiler, GrammarError, Matcher
+from multimodal_ai.functions.grammar import CompiledGrammar, GrammarCompiler, Matcher
 from multimodal_ai.functions.loop import FunctionLoop
 from multimodal_ai.functions.mcp import McpServer
 from multimodal_ai.functions.policy import LoopPolicy, LoopResult, ProposedCall

@@ -62,8 +62,9 @@ class CallParser:
 
     `state` is "text" outside calls, "name" from `<function_call>` on, "arguments" from the arguments' opening
     brace on. The other attributes describe the call that is open (see CallScanner): `name_prefix`,
-    `parameter`, `value_start`, `in_string`, `key_prefix`, `written`, and `function`, the FunctionSpec once
-    the name is complete and known. Any other special token than the call's marks ends the text before it.
+    `parameter`, `value_text`, `value_start`, `in_string`, `key_prefix`, `written`, and `function`, the
+    FunctionSpec once the name is complete and known. Any other special token than the call's marks ends the text
+    before it.
     """
 
     def __init__(self, tokenizer: TokenizerLike, functions: Iterable[FunctionSpec] = ()) -> None:
@@ -147,6 +148,11 @@ class CallParser:
     def parameter(self) -> str | None:
         """The top-level argument whose value is being written, None outside values."""
         return self._scanner.parameter if self._scanner else None
+
+    @property
+    def value_text(self) -> str:
+        """The JSON text of that value so far."""
+        return self._scanner.value_text if self._scanner else ""
 
     @property
     def value_start(self) -> bool:

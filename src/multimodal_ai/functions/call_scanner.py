@@ -30,6 +30,7 @@ class CallScanner:
     been written yet; its opening quote does not count.
     `in_string`: inside a string that is a value (the name, or anything in the arguments).
     `key_prefix`: inside, or right before, a top-level argument's key: what is there of it; else None.
+    `value_text`: the JSON text of that argument's value so far, "" outside values.
     `written`: top-level arguments that are there already, in order.
     `error`: why the bytes are no call, or None.
     """
@@ -53,6 +54,7 @@ class CallScanner:
         self._outer_key = ""
         self._arguments = bytearray()
         self._arguments_end = False
+        self._value_from = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, data: bytes) -> str:
@@ -100,6 +102,11 @@ class CallScanner:
         if not isinstance(value, dict):
             raise ValueError("the arguments are no JSON object")
         return value
+
+    @property
+    def value_text(self) -> str:
+        """What is there of the value of `parameter`."""
+        return self._arguments[self._value_from :].decode("utf-8", "replace") if self.parameter is not None else ""
 
     def arguments_text(self) -> str:
         """The arguments' JSON text so far, byte for byte as it was written."""
@@ -189,6 +196,7 @@ class CallScanner:
             self.error = f"unknown key {self._outer_key[:40]!r}; a call has name and arguments"
         elif depth == 2:
             self.parameter = self.key_prefix
+            self._value_from = len(self._arguments) + 1  # behind the colon
             self.written = (*self.written, self.key_prefix or "")
             self.key_prefix = None
 

@@ -9,6 +9,7 @@ never shows a traceback to the model, and never lets a function change a convers
 from __future__ import annotations
 
 import copy
+import datetime
 import threading
 import time
 from collections import Counter
@@ -49,6 +50,7 @@ class _Pending:
     arguments: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, Origin] = field(default_factory=dict)
     confidence: float | None = None
+    confidences: dict[str, float] = field(default_factory=dict)  # by argument, as far as the model told
     content: str | None = None
     warning: str = ""
 
@@ -105,6 +107,7 @@ class FunctionLoop:
         finished keep their results. What `respond` and `approve` raise passes through.
         """
         policy = self.policy
+        today = policy.today or datetime.date.today()
         functions = {registered.spec.name: registered for registered in self.registry}
         specs = tuple(registered.spec for registered in functions.values())
         if policy.isolation == "process":
@@ -113,7 +116,7 @@ class FunctionLoop:
                     check_isolation(registered)
         trace = Trace(
             header={
-                "policy": policy.model_dump(mode="json"),
+                "policy": policy.model_copy(update={"today": today}).model_dump(mode="json"),
                 "functions": {spec.name: spec.hash for spec in specs},
                 "messages": plain_messages(messages),
                 "images": len(images),
@@ -134,7 +137,7 @@ class FunctionLoop:
                 answer, reason = turn.content or "", limit or "answer"
                 history.append({"role": "assistant", "content": answer})
                 break
-            pending = self._propose(run, turn, functions, Provenance.of(history, specs))
+            pending = self._propose(run, turn, functions, Provenance.of(history, specs, today))
             history.append(_assistant_message(turn, pending))
             self._run_turn(run, pending)
             history += [_tool_message(call) for call in pending]
@@ -186,12 +189,14 @@ class FunctionLoop:
         identity = call_hash(name, unread if problem else arguments)
         call = _Pending(run.calls, str(proposal.id or f"call_{run.calls}"), name, identity)
         call.arguments = arguments
-        call.origins = _origins(proposal, arguments, provenance)
+        call.origins, call.confidences = _sources(proposal, arguments, provenance)
         call.confidence = getattr(proposal, "confidence", None)
         run.secrets.update(secret_values(arguments))
         run.proposed[identity] += 1
         detail: dict[str, Any] = {"id": call.id, "arguments": arguments, "confidence": call.confidence}
+        # pairs, not a mapping: a parameter called "token" has no secret here
         detail["origins"] = [[parameter, origin] for parameter, origin in call.origins.items()]
+        detail["confidences"] = [[parameter, sure] for parameter, sure in call.confidences.items()]
         if unprompted is not None:
             detail["without_results"] = {"call": unprompted.call, "function": unprompted.function}
         run.trace.add("proposed", call.number, name, identity, **detail)
@@ -233,12 +238,19 @@ class FunctionLoop:
         run.trace.add("blocked", call.number, call.name, call.identity, error=kind, message=message)
 
     def _approve(self, run: _Run, call: _Pending, provenance: Provenance, unprompted: _Decision | None) -> None:
-        """Ask where the call has side effects, unless policy and provenance allow it unasked."""
+        """Ask where the call has side effects, unless policy and provenance allow it unasked, and about any call of
+        which the model is less sure than its function demands.
+        """
         function = call.function
         assert function is not None
-        if not function.spec.side_effect or self.policy.dry_run:
+        if self.policy.dry_run:
             return
-        doubts = self._doubts(run, call, provenance, unprompted)
+        unsure = self._unsure(call, function)
+        if not function.spec.side_effect and not unsure:
+            return
+        doubts = unsure
+        if function.spec.side_effect:
+            doubts = [*self._doubts(run, call, provenance, unprompted), *unsure]
         if self.policy.auto_approve and not doubts:
             run.trace.add("approved", call.number, call.name, call.identity, by="policy")
             return
@@ -249,7 +261,8 @@ class FunctionLoop:
             function=function.spec,
             confidence=call.confidence,
             origins=dict(call.origins),
-            reasons=("it has side effects", *doubts),
+            confidences=dict(call.confidences),
+            reasons=("it has side effects", *doubts) if function.spec.side_effect else tuple(doubts),
         )
         began = time.monotonic()
         decision = self.approve(request)
@@ -291,10 +304,16 @@ class FunctionLoop:
                 doubts.append(f"with the results hidden the function would be {unprompted.function}")
         if run.proposed[call.identity] > 1:
             doubts.append("the same call was made before")
-        confidence = call.confidence
-        if confidence is not None and not confidence >= self.policy.auto_approve_confidence:
-            doubts.append(f"the model is only {confidence:.0%} sure")
         return doubts
+
+    def _unsure(self, call: _Pending, function: RegisteredFunction) -> list[str]:
+        """Whether the model is less sure of a call than its function (or the policy, of side effects) demands."""
+        needed = function.min_confidence
+        if needed is None:
+            needed = self.policy.auto_approve_confidence if function.spec.side_effect else 0.0
+        if call.confidence is None or call.confidence >= needed:
+            return []
+        return [f"the model is only {call.confidence:.0%} sure, {needed:.0%} is needed"]
 
     def _run_turn(self, run: _Run, pending: Sequence[_Pending]) -> None:
         """Run the calls that may run, in parallel only if none of the turn can change anything."""
@@ -397,15 +416,24 @@ def _decision(turn: Turn) -> _Decision | None:
     return None if given is None else _Decision(float(given.call), given.function)
 
 
-def _origins(proposal: CallLike, arguments: Mapping[str, Any], provenance: Provenance) -> dict[str, Origin]:
-    """Where each argument came from: what the conversation says, and what the model's pointer adds to it."""
+def _sources(
+    proposal: CallLike, arguments: Mapping[str, Any], provenance: Provenance
+) -> tuple[dict[str, Origin], dict[str, float]]:
+    """Of each argument where it came from, by the conversation and what the model's pointer adds to it, and how sure
+    the model is of it, where it says so.
+    """
     sources: Mapping[str, Any] = getattr(proposal, "sources", None) or {}
-    origins = {}
+    origins, confidences = dict[str, Origin](), dict[str, float]()
     for name, value in arguments.items():
-        source = sources.get(name)
-        pointer = source.get("origin") if isinstance(source, Mapping) else getattr(source, "origin", None)
-        origins[name] = provenance.origin(value, pointer or "generated")
-    return origins
+        origins[name] = provenance.origin(value, _told(sources.get(name), "origin") or "generated")
+        sure = _told(sources.get(name), "confidence")
+        if sure is not None:
+            confidences[name] = float(sure)
+    return origins, confidences
+
+
+def _told(source: Any, what: str) -> Any:
+    return source.get(what) if isinstance(source, Mapping) else getattr(source, what, None)
 
 
 def _copy(value: Any) -> Any:

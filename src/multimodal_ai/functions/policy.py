@@ -5,8 +5,9 @@ Types only; the behaviour is in `loop`.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from pydantic import Field
@@ -21,7 +22,9 @@ StoppedBecause = Literal["answer", "max_steps", "max_calls", "invalid_calls", "d
 
 
 class CallLike(Protocol):
-    """A proposed call. `sources` maps parameters to objects (or dicts) with an `origin`; it may be missing."""
+    """A proposed call. It may have `confidence`, a probability, and `sources`, which maps parameters to objects (or
+    dicts) with an `origin` and perhaps a `confidence`.
+    """
 
     @property
     def id(self) -> str: ...
@@ -72,11 +75,16 @@ class LoopPolicy(ConfigModel):
     environment: tuple[str, ...] = Field(default=(), description="variables that a call in a process may see")
     memory_limit: int = Field(default=2 << 30, gt=0, description="bytes for one call in a process")
     auto_approve: bool = Field(default=False, description="run side effects without asking, where provenance allows it")
-    auto_approve_confidence: float = Field(default=0.8, ge=0, le=1, description="below it auto_approve still asks")
+    auto_approve_confidence: float = Field(
+        default=0.8, ge=0, le=1, description="confidence below which auto_approve asks, unless a function sets its own"
+    )
     side_effect_threshold: float = Field(
         default=0.8, ge=0, le=1, description="p(call) with results hidden that a side effect after a result needs"
     )
     trust_results: bool = Field(default=False, description="let function results trigger side effects without asking")
+    today: datetime.date | None = Field(
+        default=None, description="day that 'tomorrow' in the conversation is counted from; the day of the run"
+    )
     dry_run: bool = Field(default=False, description="validate and report calls, run nothing")
 
 
@@ -84,7 +92,8 @@ class LoopPolicy(ConfigModel):
 class ProposedCall:
     """A valid call that waits for approval. `reasons` says why it is asked about, for a person.
 
-    `origins` says of each argument where it came from: see `provenance`.
+    `origins` says of each argument where it came from: see `provenance`. `confidences` says of each argument how sure
+    the model is of it, as far as it told.
     """
 
     id: str
@@ -94,6 +103,7 @@ class ProposedCall:
     confidence: float | None
     origins: Mapping[str, Origin]
     reasons: tuple[str, ...]
+    confidences: Mapping[str, float] = field(default_factory=dict)
 
 
 Approve = Callable[[ProposedCall], "Literal['allow', 'deny'] | Mapping[str, Any]"]

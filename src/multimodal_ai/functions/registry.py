@@ -31,19 +31,26 @@ _MARK = "__multimodal_ai_function__"
 
 @dataclass(frozen=True)
 class FunctionOptions:
-    """What a decorator says about a function. `timeout` in seconds, None for the policy's."""
+    """What a decorator says about a function. `timeout` in seconds, None for the policy's.
+
+    `min_confidence`: a call of which the model is less sure is asked about, even if it could run unasked; None for the
+    policy's, which is about side effects alone.
+    """
 
     name: str | None = None
     description: str | None = None
     side_effect: bool | None = None
     read_only: bool | None = None
     timeout: float | None = None
+    min_confidence: float | None = None
 
     def __post_init__(self) -> None:
         if self.side_effect and self.read_only:
             raise ValueError("a function cannot be read_only and have a side_effect; choose one")
         if self.timeout is not None and not self.timeout > 0:
             raise ValueError(f"timeout is {self.timeout}; expected seconds above 0")
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"min_confidence is {self.min_confidence}; expected a probability between 0 and 1")
 
     @property
     def has_side_effect(self) -> bool:
@@ -70,6 +77,7 @@ class RegisteredFunction:
     read_only: bool = False
     origin: tuple[str, str, str] | None = None
     remote: bool = False
+    min_confidence: float | None = None
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
         """Run the function. The arguments are copied, so it cannot change the caller's.
@@ -104,6 +112,7 @@ class FunctionRegistry:
         side_effect: bool | None = None,
         read_only: bool | None = None,
         timeout: float | None = None,
+        min_confidence: float | None = None,
         name: str | None = None,
         description: str | None = None,
     ) -> Callable[[F], F]: ...
@@ -178,6 +187,7 @@ def function(
     side_effect: bool | None = None,
     read_only: bool | None = None,
     timeout: float | None = None,
+    min_confidence: float | None = None,
     name: str | None = None,
     description: str | None = None,
 ) -> Callable[[F], F]: ...
@@ -298,6 +308,7 @@ def _from_function(target: Callable[..., Any], options: FunctionOptions) -> Regi
         timeout=options.timeout,
         read_only=not options.has_side_effect,
         origin=_origin(target),
+        min_confidence=options.min_confidence,
     )
 
 
@@ -324,6 +335,7 @@ def _from_model(
         whole_model=True,
         timeout=options.timeout,
         read_only=not options.has_side_effect,
+        min_confidence=options.min_confidence,
     )
 
 
@@ -341,7 +353,12 @@ def _from_schema(
     side_effect = spec.side_effect if stated and not said else chosen.has_side_effect
     spec = FunctionSpec(chosen.name or spec.name, chosen.description or spec.description, spec.parameters, side_effect)
     return RegisteredFunction(
-        spec=spec, target=call, timeout=chosen.timeout, read_only=not side_effect, origin=_origin(call)
+        spec=spec,
+        target=call,
+        timeout=chosen.timeout,
+        read_only=not side_effect,
+        origin=_origin(call),
+        min_confidence=chosen.min_confidence,
     )
 
 

@@ -8,6 +8,7 @@ validates. The renderer is the training's own.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from multimodal_ai.inference.reply_writer import ReplyWriter
 from multimodal_ai.inference.requests import Decision, Delta, Reply, Request
 from multimodal_ai.inference.retrieval import LIMIT, Retriever
 from multimodal_ai.inference.running_batch import RunningBatch
+from multimodal_ai.inference.spelled import SpelledValues
 from multimodal_ai.inference.steering import Steering
 from multimodal_ai.models.function_head import TRIGGER_CLASSES
 from multimodal_ai.models.multimodal_model import MultimodalModel
@@ -145,8 +147,9 @@ class Engine:
             present = prefilled.presence.sigmoid().tolist()
             presence = [present[place][: len(spec.parameter_names)] for place, spec in enumerate(example.specs)]
         selection = dict(reply.selection)
+        spelled = SpelledValues(example.source, self.tokenizer, request.today or datetime.date.today())
         steering = Steering.start(
-            request, example.specs, self.grammars, self.tokenizer, reply.trigger, selection, presence
+            request, example.specs, self.grammars, self.tokenizer, reply.trigger, selection, presence, spelled
         )
         (opening,) = self.renderer.start()
         answers_result = RESULT in example.source.role

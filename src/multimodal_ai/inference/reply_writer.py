@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ from multimodal_ai.data.packing import WRITTEN, last_written
 from multimodal_ai.data.rendering import RESULT, SYSTEM
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.functions.call_parser import ParserEvent
-from multimodal_ai.functions.grammar import format_errors
+from multimodal_ai.functions.choices import format_errors
 from multimodal_ai.functions.provenance import Origin, Provenance
 from multimodal_ai.functions.schema import validate_arguments
 from multimodal_ai.inference.requests import ArgumentSource, Call, Decision, Delta, Reply, Request, TokenLogprob
@@ -54,6 +54,7 @@ class ReplyWriter:
         self._tokens: list[tuple[int, TokenLogprob]] = []  # of text that has not gone out, and where each begins
         self._held: list[Delta] | None = None  # of an open call that must be validated first
         self._probabilities: list[float] = []  # of the open call's free tokens
+        self._sure: dict[str, list[float]] = {}  # the same by argument
         self._copied: dict[str, list[Copied]] = {}  # of its arguments
 
     def prepare(self) -> None:
@@ -92,6 +93,8 @@ class ReplyWriter:
         self._forced += forced
         if inside and not forced:
             self._probabilities.append(math.exp(logprob))
+            if parameter is not None:
+                self._sure.setdefault(parameter, []).append(math.exp(logprob))
         if parameter is not None and copied is not None:
             self._copied.setdefault(parameter, []).append(copied)
         if self.request.logprobs:
@@ -173,7 +176,7 @@ class ReplyWriter:
         elif event.kind == "call_end":
             call = self._call(event)
             held, self._held = self._held or [], None
-            self._probabilities, self._copied = [], {}
+            self._probabilities, self._sure, self._copied = [], {}, {}
             if call is not None:
                 self.reply.calls.append(call)
                 yield from held
@@ -193,20 +196,24 @@ class ReplyWriter:
         spec = next((spec for spec in self.steering.specs if spec.name == event.name), None)
         if spec is None or event.arguments is None or validate_arguments(spec, event.arguments):
             return None
-        free = self._probabilities
         confidence = self.steering.call_probability * self.steering.selection.get(spec.name, 1.0)
-        confidence *= sum(free) / len(free) if free else 1.0
+        confidence *= _mean(self._probabilities, 1.0)
         sources = {}
-        provenance = Provenance.of(self.request.messages, self.steering.specs)
+        provenance = Provenance.of(self.request.messages, self.steering.specs, self.request.today)
         for name, value in event.arguments.items():
             shares = self._copied.get(name, [])
-            mean = sum(share for share, _ in shares) / len(shares) if shares else 0.0
+            mean = _mean([share for share, _ in shares], 0.0)
             origin: Origin = "generated"
             if mean >= 0.5:
                 strongest = max(shares, key=lambda pair: pair[0])[1]
                 # One token from a function's result marks the value: provenance must not be averaged away.
                 origin = _ORIGINS.get(RESULT if any(r == RESULT for s, r in shares if s > 0.5) else strongest, "user")
-            sources[name] = ArgumentSource(provenance.origin(value, origin), mean)
+            sure = _mean(self._sure.get(name, []), 1.0)
+            sources[name] = ArgumentSource(provenance.origin(value, origin), mean, sure)
         identity = f"{len(self.request.messages)}/{len(self.reply.calls)}/{spec.name}{event.text}"
         digest = hashlib.sha256(identity.encode()).hexdigest()
         return Call(f"call_{digest[:12]}", spec.name, event.arguments, confidence, sources)
+
+
+def _mean(values: Sequence[float], otherwise: float) -> float:
+    return sum(values) / len(values) if values else otherwise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,7 +20,9 @@ class Request:
     {"name": …}, or allowed_tools. response_format: None, json_object or json_schema in the chat-completions
     form; it binds text and leaves calls as they are. temperature 0 is greedy; temperature is applied first, then
     top_k (0: off), then top_p. logprobs: keep them, with the top_logprobs likeliest tokens of each place in text.
-    call_threshold: under "auto" the reply calls a function where the trigger's probability reaches it.
+    call_threshold, side_effect_threshold: under "auto" the reply calls a function where the trigger's probability
+    reaches the threshold of the likeliest one, which is the second for functions with side effects (None: the first).
+    today: the day that "tomorrow" in the conversation is counted from; by default the present one.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -36,7 +39,9 @@ class Request:
     logprobs: bool = False
     top_logprobs: int = 0
     call_threshold: float = 0.5
+    side_effect_threshold: float | None = None
     response_format: Mapping[str, Any] | None = None
+    today: datetime.date | None = None
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
@@ -46,6 +51,7 @@ class Request:
             ("max_tokens", self.max_tokens, 1, 1 << 20),
             ("top_logprobs", self.top_logprobs, 0, 20),
             ("call_threshold", self.call_threshold, 0.0, 1.0),
+            ("side_effect_threshold", self.side_effect_threshold or 0.0, 0.0, 1.0),
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it must lie between {low} and {high}")
@@ -55,10 +61,15 @@ class Request:
 
 @dataclass(frozen=True)
 class ArgumentSource:
-    """Where an argument came from: `copied` is the share of its tokens the pointer took from the source."""
+    """Where an argument came from, and how sure the model is of it.
+
+    copied: share of its tokens that the pointer took from the source; confidence: mean probability of those that the
+    grammar left open, 1 where it left none.
+    """
 
     origin: Origin
     copied: float
+    confidence: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from multimodal_ai.data.examples import asked_by
 from multimodal_ai.data.messages import Sample
 from multimodal_ai.data.packing import pad_rows
 from multimodal_ai.data.rendering import Renderer
-from multimodal_ai.functions.grammar import normalize_tool_choice
+from multimodal_ai.functions.choices import normalize_tool_choice
 from multimodal_ai.functions.lexical import lexical_scores
 from multimodal_ai.functions.schema import FunctionSpec
 from multimodal_ai.inference.cache import ContentCache, weights_version

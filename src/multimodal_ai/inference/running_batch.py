@@ -252,10 +252,17 @@ class RunningBatch(Generic[T]):
         )
         written = torch.tensor([self.rows[number].writer.written for number in places], device=device)
         continues = continuation(source_ids, written)
+        spelled = [self.rows[number].writer.steering.spelled_out() for number in places]
+        for line, values in enumerate(spelled):
+            for value in values:
+                continues[line, value.start : value.end, : value.agreed] = True
         gate, attention = self.model.head.copy_scores(last[index], torch.stack(wanted), keys, copyable, continues)
         last_token = torch.tensor([self.rows[number].writer.last for number in places], device=device)
         ids = copied_ids(source_ids, space, continues, last_token, self._space)
         generate = logits[index].log_softmax(-1)
+        for line, values in enumerate(spelled):
+            for value in values:
+                ids[line, value.start : value.end] = max(value.tokens, key=lambda id: float(generate[line, id]))
         weights = (attention.exp() * copyable).float()
         pointed = torch.zeros_like(generate).scatter_add_(1, ids, weights)
         mixture = torch.logaddexp(

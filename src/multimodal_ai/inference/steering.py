@@ -15,9 +15,12 @@ import numpy as np
 
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.functions.call_parser import CallParser, ParserEvent
-from multimodal_ai.functions.grammar import Choice, GrammarCompiler, Matcher, normalize_tool_choice, response_schema
+from multimodal_ai.functions.choices import Choice, normalize_tool_choice, response_schema
+from multimodal_ai.functions.grammar import GrammarCompiler, Matcher
+from multimodal_ai.functions.normalise import form_of
 from multimodal_ai.functions.schema import FunctionSpec
 from multimodal_ai.inference.requests import Request
+from multimodal_ai.inference.spelled import SpelledValue, SpelledValues
 
 
 def without_absent(spec: FunctionSpec, present: Sequence[float], threshold: float = 0.5) -> FunctionSpec:
@@ -51,6 +54,7 @@ class Steering:
     parser: CallParser
     tokenizer: Tokenizer
     call_probability: float
+    spelled: SpelledValues
     indices: dict[str, int] = field(default_factory=dict)
     formatted: bool = False  # text must be JSON
     unenforced: frozenset[str] = frozenset()  # functions whose calls must still be validated when complete
@@ -66,14 +70,22 @@ class Steering:
         trigger: Mapping[str, float] | None,
         selection: Mapping[str, float],
         presence: Sequence[Sequence[float]],
+        spelled: SpelledValues,
     ) -> Steering:
-        """Decide between call and text, and compile the grammar of this reply."""
+        """Decide between call and text, and compile the grammar of this reply.
+
+        Under "auto" the likeliest function decides; one whose threshold is not reached cannot be called.
+        """
         choice = normalize_tool_choice(request.tool_choice, specs)
         call_probability = 1.0
         if choice.mode == "auto" and trigger is not None:
             call_probability = trigger["call"]
-            called = call_probability >= request.call_threshold
-            choice = replace(choice, mode="required") if called else Choice("none", ())
+            risky = {spec.name for spec in specs if spec.side_effect}
+            usual, higher = request.call_threshold, request.side_effect_threshold
+            higher = usual if higher is None else higher
+            names = tuple(name for name in choice.names if call_probability >= (higher if name in risky else usual))
+            called = max(choice.names, key=lambda name: selection.get(name, 0.0)) in names
+            choice = replace(choice, mode="required", names=names) if called else Choice("none", ())
         callable_specs = [without_absent(spec, present) for spec, present in zip(specs, presence, strict=True)]
         grammar = compiler.compile(callable_specs, choice, request.parallel_tool_calls, request.response_format)
         return cls(
@@ -83,6 +95,7 @@ class Steering:
             parser=CallParser(tokenizer, specs),
             tokenizer=tokenizer,
             call_probability=call_probability,
+            spelled=spelled,
             indices={spec.name: number for number, spec in enumerate(specs)},
             formatted=response_schema(request.response_format) is not None,
             unenforced=frozenset(note.partition(":")[0] for note in grammar.notes),
@@ -100,6 +113,14 @@ class Steering:
             return None
         names = function.parameter_names
         return (self.indices[function.name], names.index(parameter)) if parameter in names else None
+
+    def spelled_out(self) -> list[SpelledValue]:
+        """What the text spells out, if the value being written has a form (a date, a time, a number)."""
+        function, parameter = self.parser.function, self.parser.parameter
+        if function is None or parameter not in function.parameter_names:
+            return []
+        form = form_of(function.parameter_schema(parameter))
+        return self.spelled.continuing(form, self.parser.value_text) if form is not None else []
 
     def bias(self, allowed: np.ndarray) -> dict[int, float]:
         """Log-weights for the tokens that continue a function's name, from the selection scores."""

@@ -48,6 +48,7 @@ PARAPHRASED_SHARE = 0.4
 REFUSED_SHARE = 1 / 12
 RESULTS_KEPT = 2
 ANSWERS_KEPT = 0.4
+TODAY = "2019-03-01"  # "tomorrow" is 2 March in every dialogue
 _TRIGGERS = {"ask": "ask_missing", "confirm": "ask_missing", "answer": "answer", "call": "call"}
 
 
@@ -118,7 +119,7 @@ def _dialogue_rows(
     listed = offer(rng, own, foreign, rng.randint(0, 2))
     specs = {card["function"]["name"]: FunctionSpec.from_tool(card) for card in own}
     history: list[dict[str, Any]] = []
-    meta = {"dialogue": dialogue["id"], "wording": wording}
+    meta = {"dialogue": dialogue["id"], "wording": wording, "today": TODAY}
     for turn in dialogue["turns"]:
         if turn["role"] == "user":
             history.append(user(turn["text"]))
