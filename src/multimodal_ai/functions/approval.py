@@ -61,7 +61,7 @@ def doubts_about(
     unprompted: Decision | None,
     repeated: bool,
 ) -> list[str]:
-    """Why a person should be asked even if side effects run unasked; of a read-only call only what its function asks for.
+    """Why a person should be asked even if side effects run unasked; of a read-only call only what it asks for.
 
     `unprompted`: what the model decides with the results hidden; `repeated`: the same call was made before.
     """
