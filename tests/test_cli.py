@@ -178,6 +178,10 @@ def test_runs_are_listed_without_torch_for_people_and_for_programs(tmp_path: Pat
         (["eval", "-m", "nowhere", "-d", "x", "--require", "vqa"], "expected SUITE.METRIC>=VALUE"),
         (["ask", "hi", "-m", "nowhere"], "nowhere: no config.json here"),
         (["ask", "hi", "-m", "nowhere", "--approve", "--deny"], "--approve and --deny exclude each other"),
+        (["ask", "hi", "-m", "nowhere", "--format", "none.json"], "none.json: no such file; give json_object, or"),
+        (["ask", "hi", "-m", "nowhere", "--format", "broken.json"], "broken.json: not JSON"),
+        (["ask", "hi", "-m", "nowhere", "--format", "list.json"], "list.json: expected a JSON Schema"),
+        (["ask", "hi", "-m", "nowhere", "--format", "typo.json"], "typo.json"),
         (["chat", "-m", "nowhere", "--device", "abacus"], "--device abacus"),
         (["tokenizer", "train", "none.txt", "-o", "x"], "none.txt: no such file"),
     ],
@@ -186,11 +190,31 @@ def test_wrong_input_is_one_line_and_code_2(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name, text in (("broken", "{"), ("list", "[]"), ("typo", '{"type": "strng"}')):
+        Path(f"{name}.json").write_text(text)
     done = runner.invoke(app, arguments)
     assert done.exit_code == 2, done.output
     assert message in done.output
     assert "Traceback" not in done.output
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_answer_may_be_bound_to_a_format(tmp_path: Path, engine: Any) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    (tmp_path / "answer.json").write_text(json.dumps(schema))
+    for given, wanted in (
+        ([], None),
+        (["--format", "json_object"], {"type": "json_object"}),
+        (["--format", str(tmp_path / "answer.json")], {"type": "json_schema", "json_schema": {"schema": schema}}),
+    ):
+        rules = engine(lambda request: Reply('{"a":1}'))
+        done = runner.invoke(app, ["ask", "hi", "-m", "x", *given])
+        assert done.exit_code == 0 and done.stdout.strip() == '{"a":1}'
+        assert [request.response_format for request in rules.asked] == [wanted]
+    engine(lambda request: Reply('{"a"', finish_reason="length", format_errors=("it ends in the middle",)))
+    done = runner.invoke(app, ["ask", "hi", "-m", "x", "--format", "json_object"])
+    assert done.exit_code == 5 and done.stdout.strip() == '{"a"'
+    assert "the answer does not fit the format: it ends in the middle" in done.stderr
 
 
 def test_debug_shows_the_whole_error() -> None:
@@ -386,7 +410,7 @@ def test_ask_as_json_is_one_object(engine: Any, functions: Path) -> None:
             "name": "last_reading",
             "arguments": {"meter": "A-17"},
             "confidence": 0.9,
-            "sources": {"meter": {"origin": "user", "copied": 1.0}},
+            "sources": {"meter": {"origin": "user", "copied": 1.0, "confidence": 1.0}},
             "status": "finished",
             "result": "41",
         }

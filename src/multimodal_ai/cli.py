@@ -6,8 +6,8 @@ else to stderr.
 
 Exit codes: 0 done; 1 it ran, but missed its aim (bad rows found, a required metric not reached, a loss that is
 not finite, data that cannot be read, a full disk); 2 wrong usage, input or configuration; 3 `ask` needed a call
-and got none; 4 `ask` ended with a call denied; 5 `ask` ended with a function that failed or a limit reached;
-130 Ctrl-C; 143 SIGTERM.
+and got none; 4 `ask` ended with a call denied; 5 `ask` ended with a function that failed, a limit reached or an
+answer that does not fit its format; 130 Ctrl-C; 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -285,6 +285,12 @@ def ask(
     ] = False,
     ask_me: Annotated[bool, typer.Option("--ask", help="Ask before each. Default at a terminal.")] = False,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    response_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format", metavar="json_object|FILE", help="JSON as the answer, or what fits a JSON Schema file."
+        ),
+    ] = None,
     require_call: Annotated[bool, typer.Option("--require-call", help="Exit with 3 where nothing was called.")] = False,
     max_steps: Annotated[int, typer.Option(min=1, help="Turns of the model at most.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a turn at most.")] = 256,
@@ -294,14 +300,15 @@ def ask(
 ) -> None:
     """Ask once: the model answers, or calls your functions and then answers.
 
-    Exit codes: 0 answered; 3 no call although --require-call; 4 a call was denied; 5 a function failed or a
-    limit was reached.
+    Exit codes: 0 answered; 3 no call although --require-call; 4 a call was denied; 5 a function failed, a limit
+    was reached, or the answer does not fit --format.
 
     [bold]Example[/]: multimodal-ai ask "Log this reading" -m runs/quickstart -i meter.png -f functions.py --approve
     """
     from multimodal_ai import terminal
 
     chosen = _approval(approve, deny, ask_me)
+    wanted = terminal.read_response_format(response_format)
     images = [sys.stdin.buffer.read() if name == "-" else name for name in image or ()]
     if (image or []).count("-") > 1:
         raise ValueError("--image -: stdin can give one image only")
@@ -315,6 +322,7 @@ def ask(
         system=system,
         max_steps=max_steps,
         max_tokens=max_tokens,
+        response_format=wanted,
         trace=trace,
     )
     if as_json:

@@ -21,7 +21,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from multimodal_ai.functions.canonical import parse_json
+from multimodal_ai.functions.canonical import parse_json, short_json
+from multimodal_ai.functions.json_schema import check_schema
 from multimodal_ai.functions.loop import FunctionLoop, LoopPolicy, LoopResult, ProposedCall
 from multimodal_ai.functions.mcp import McpServer
 from multimodal_ai.functions.registry import FunctionRegistry, load_functions
@@ -51,10 +52,12 @@ class Responder:
         engine: Streaming,
         max_tokens: int,
         temperature: float = 0.0,
+        response_format: Mapping[str, Any] | None = None,
         on_results: Callable[[Sequence[Mapping[str, Any]]], None] = lambda results: None,
         on_delta: Callable[[Delta], None] = lambda delta: None,
     ) -> None:
         self.engine, self.max_tokens, self.temperature = engine, max_tokens, temperature
+        self.response_format = response_format
         self.on_results, self.on_delta = on_results, on_delta
         self.replies: list[Reply] = []
         self._told = 0
@@ -73,6 +76,7 @@ class Responder:
             tool_choice=tool_choice,
             max_tokens=self.max_tokens,
             temperature=self.temperature,
+            response_format=self.response_format,
         )
         reply = Reply()
         for delta in self.engine.stream(request):
@@ -91,7 +95,9 @@ class Responder:
 
 @dataclass
 class Outcome:
-    """What one request led to. `calls` hold name, arguments, confidence, sources, status and result."""
+    """What one request led to. `calls` hold name, arguments, confidence, sources, status and result; `format_errors`
+    says what of the response format the answer breaks.
+    """
 
     answer: str
     calls: list[dict[str, Any]] = field(default_factory=list)
@@ -99,6 +105,7 @@ class Outcome:
     steps: int = 1
     seconds: float = 0.0
     trigger: dict[str, float] | None = None
+    format_errors: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -111,7 +118,7 @@ class Outcome:
         if any(call["status"] == "denied" for call in self.calls):
             return DENIED
         unfinished = bool(self.calls) and self.calls[-1]["status"] != "finished"
-        return FUNCTION_FAILED if unfinished or self.stopped_because != "answer" else 0
+        return FUNCTION_FAILED if unfinished or self.stopped_because != "answer" or self.format_errors else 0
 
     def show(self, out: Console, err: Console) -> None:
         """Calls and how they ended to stderr, the answer to stdout."""
@@ -124,6 +131,8 @@ class Outcome:
             err.print(_panel(call["name"], call["confidence"], body))
         if self.stopped_because != "answer":
             err.print(f"stopped: {self.stopped_because.replace('_', ' ')}", style="yellow", highlight=False)
+        for problem in self.format_errors:
+            err.print(f"the answer does not fit the format: {problem}", style="yellow", markup=False, highlight=False)
         out.print(self.answer, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -138,6 +147,7 @@ def ask(
     system: str | None = None,
     max_steps: int = 8,
     max_tokens: int = 256,
+    response_format: Mapping[str, Any] | None = None,
     trace: Path | None = None,
     console: Console | None = None,
 ) -> Outcome:
@@ -146,6 +156,7 @@ def ask(
     Args:
         mcp: commands or addresses of MCP servers, whose tools are offered beside the functions.
         approval: for calls with side effects: "approve", "deny" or "ask".
+        response_format: binds the answer, not the calls; see `read_response_format`.
         trace: where to write what happened, as JSON lines.
 
     Raises:
@@ -154,7 +165,7 @@ def ask(
     console = console or _stderr()
     with contextlib.ExitStack() as stack:
         registry = open_functions(functions, mcp, stack, console)
-        responder = Responder(engine, max_tokens)
+        responder = Responder(engine, max_tokens, response_format=response_format)
         loop = FunctionLoop(responder, registry, _policy(approval, max_steps), approver(approval, console))
         messages = [{"role": "system", "content": system}] if system else []
         began = time.monotonic()
@@ -189,6 +200,28 @@ def offered_specs(
     return (*map(FunctionSpec.from_tool, tools), *open_functions(None, mcp, stack, console).specs)
 
 
+def read_response_format(given: str | None) -> dict[str, Any] | None:
+    """The response format that a person names: `json_object`, or the file of a JSON Schema. None for free text.
+
+    Raises ValueError that names the file where it holds no JSON, or no schema that can be used.
+    """
+    if given is None:
+        return None
+    if given == "json_object":
+        return {"type": "json_object"}
+    file = Path(given)
+    if not file.is_file():
+        raise FileNotFoundError(f"{given}: no such file; give json_object, or the file of a JSON Schema")
+    try:
+        schema = parse_json(file.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON: {error}") from None
+    if not isinstance(schema, dict):
+        raise ValueError(f"{file}: expected a JSON Schema, which is an object, got {short_json(schema)}")
+    check_schema(schema, str(file))
+    return {"type": "json_schema", "json_schema": {"schema": schema}}
+
+
 def user_message(text: str, images: int = 0) -> dict[str, Any]:
     """A user turn with so many images before its text."""
     if not images:
@@ -221,7 +254,8 @@ def _outcome(result: LoopResult, replies: Sequence[Reply], seconds: float) -> Ou
                 }
             )
     trigger = replies[0].trigger if replies else None
-    return Outcome(result.answer, calls, result.stopped_because, len(replies), seconds, trigger)
+    problems = replies[-1].format_errors if replies else ()
+    return Outcome(result.answer, calls, result.stopped_because, len(replies), seconds, trigger, problems)
 
 
 def _stderr() -> Console:
@@ -341,7 +375,9 @@ class Chat:
         console: Console,
     ) -> None:
         self.console, self.registry = console, registry
-        self.responder = Responder(engine, max_tokens, temperature, self._show_results, self._show_delta)
+        self.responder = Responder(
+            engine, max_tokens, temperature, on_results=self._show_results, on_delta=self._show_delta
+        )
         self.loop = FunctionLoop(self.responder, self.registry, _policy("ask"), approver("ask", console))
         self.opening = [{"role": "system", "content": system}] if system else []
         self.reset()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multimodal_ai.functions.dates import dates_in, times_in
@@ -79,6 +79,7 @@ def test_times(text: str, values: list[str]) -> None:
     assert all(text[start:end].strip() for start, end, _ in found)
 
 
+@settings(deadline=None)
 @given(st.dates(datetime.date(1000, 1, 1), datetime.date(2999, 12, 31)))
 def test_every_day_comes_back_however_it_is_written(day: datetime.date) -> None:
     month = day.strftime("%B")
@@ -87,6 +88,7 @@ def test_every_day_comes_back_however_it_is_written(day: datetime.date) -> None:
         assert days == (day,) and (start, end) == (3, 3 + len(text))
 
 
+@settings(deadline=None)
 @given(st.integers(-400, 400))
 def test_relative_days_are_counted_from_the_day_given(offset: int) -> None:
     base = TODAY + datetime.timedelta(days=offset)
@@ -96,6 +98,7 @@ def test_relative_days_are_counted_from_the_day_given(offset: int) -> None:
     assert friday.weekday() == 4 and 0 <= (friday - base).days < 7 and (later - friday).days == 7
 
 
+@settings(deadline=None)
 @given(st.times())
 def test_every_time_comes_back(time: datetime.time) -> None:
     time = time.replace(second=0, microsecond=0, fold=0)

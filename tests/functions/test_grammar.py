@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from typing import Any
@@ -343,6 +344,36 @@ def test_what_breaks_a_response_format_is_said(compiler) -> None:
             compiler.compile((), response_format=bad)
     with pytest.raises(SchemaError, match="response_format"):
         compiler.compile((), response_format=json_schema({"type": "text"}))
+
+
+@pytest.mark.parametrize("required", [(), ("a",), ("c",), ("b", "d"), ("a", "b", "c", "d")])
+@pytest.mark.parametrize("more", [0, 12])
+def test_every_set_of_optional_keys_is_a_call_and_nothing_else(compiler, tokenizer, required, more) -> None:
+    """In the schema's order, with commas between them and nowhere else; `more` optional ones stay away."""
+    names = ["a", "b", "c", "d"]
+    properties = {name: {"enum": ["x"]} for name in [*names, *(f"e{number}" for number in range(more))]}
+    grammar = compiler.compile(
+        [FunctionSpec("f", "", {"properties": properties, "required": list(required)})], "required"
+    )
+    for size in range(5):
+        for keys in itertools.permutations(names, size):
+            fits = list(keys) == sorted(keys) and set(required) <= set(keys)
+            assert accepts(grammar, call_ids(tokenizer, "f", dict.fromkeys(keys, "x"))) == fits
+    for broken in ('{"a":"x",}', '{,"a":"x"}', '{"a":"x""b":"x"}', '{"a":"x","a":"x"}', '{"a":"x"}}', "", "{}}"):
+        special = tokenizer.special
+        text = tokenizer.encode('{"name":"f","arguments":' + broken + "}")
+        assert not accepts(grammar, [special.call, *text, special.call_end, special.end])
+
+
+def test_names_and_choices_are_written_as_in_json(compiler, tokenizer) -> None:
+    values = ['x"y', "back\\slash", "日本語", "🙂", "line\nbreak", "\u007f", "", "a", "ab"]
+    properties = {f"k {value}": {"enum": values} for value in values}
+    spec = FunctionSpec("größe🙂", "", {"properties": properties, "required": list(properties)})
+    grammar = compiler.compile([spec], "required")
+    for shift in range(len(values)):
+        given = dict(zip(properties, values[shift:] + values[:shift], strict=True))
+        assert accepts(grammar, call_ids(tokenizer, spec.name, given))
+    assert not accepts(grammar, call_ids(tokenizer, spec.name, dict.fromkeys(properties, "abc")))
 
 
 def test_schemas_share_what_they_have_in_common_and_nothing_else(compiler, tokenizer) -> None:

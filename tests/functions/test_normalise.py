@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multimodal_ai.functions.normalise import Form, facts_of, form_of, is_stated, read, value_facts
@@ -100,6 +100,7 @@ def test_a_value_is_stated_where_its_meaning_is(value: str, stated: bool) -> Non
     assert is_stated(value, facts, TODAY) == stated
 
 
+@settings(deadline=None)
 @given(st.text(max_size=8))
 def test_a_string_that_states_nothing_stays_what_it_is(text: str) -> None:
     """A value is compared as a whole: identifiers with digits in them have no value."""
@@ -114,6 +115,7 @@ _WORDS = (
 _PIECES = st.sampled_from([*_WORDS.split(" "), "99:99", "٣", "½", "İ", "ß", "日", "\n", "\t", "\x00"])
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.lists(_PIECES, max_size=40).map(" ".join), st.lists(_PIECES, max_size=40).map("".join)))
 def test_no_text_is_too_strange(text: str) -> None:
     for reading in read(text, TODAY):
@@ -128,6 +130,7 @@ def test_no_text_is_too_strange(text: str) -> None:
 _DAYS = st.dates(datetime.date(1000, 1, 1), datetime.date(2999, 12, 31))
 
 
+@settings(deadline=None)
 @given(
     st.one_of(_DAYS, st.times().map(lambda t: t.replace(second=0, microsecond=0, fold=0)), st.integers(-(10**9), 10**9))
 )

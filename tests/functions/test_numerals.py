@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multimodal_ai.functions.numerals import numbered, numbers_in
@@ -27,6 +27,7 @@ def in_words(number: int, joint: str = " and ") -> str:
     return _TENS[number // 10] + (f"-{_SMALL[number % 10]}" if number % 10 else "")
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**9 - 1), st.sampled_from((" and ", " ")))
 def test_every_number_comes_back_from_its_words(number: int, joint: str) -> None:
     text = in_words(number, joint)
@@ -34,6 +35,7 @@ def test_every_number_comes_back_from_its_words(number: int, joint: str) -> None
     assert numbers_in(f"Send {text.upper()}, please") == [(5, 5 + len(text), Decimal(number))]
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**12), 10**12), st.integers(0, 99))
 def test_every_number_comes_back_from_its_digits(whole: int, cents: int) -> None:
     for text in (f"{whole}.{cents:02d}", f"{whole:,}.{cents:02d}"):

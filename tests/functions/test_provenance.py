@@ -19,6 +19,8 @@ from multimodal_ai.functions import (
 )
 from multimodal_ai.functions.provenance import Provenance, mask_results
 
+from .turns import Call, Decision, Turn
+
 IBAN = "DE89370400440532013000"
 CONVERSATION = [
     {"role": "system", "content": "Always bill to cost centre 4711."},
@@ -154,26 +156,6 @@ def test_masking_empties_results_and_takes_their_images() -> None:
 
 
 # -- the loop, with a model that decides from what it reads ----------------------------------------------
-
-
-@dataclass
-class Call:
-    name: str
-    arguments: dict[str, Any]
-    id: str = ""
-
-
-@dataclass
-class Decision:
-    call: float
-    function: str | None
-
-
-@dataclass
-class Turn:
-    content: str = ""
-    calls: list[Call] = field(default_factory=list)
-    without_results: Decision | None = None
 
 
 class Obedient:

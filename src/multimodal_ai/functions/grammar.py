@@ -10,31 +10,22 @@ validated when the call is complete.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-from multimodal_ai.functions.bounds import GenerationBounds, bounded_schema
+from multimodal_ai.functions.bounds import GenerationBounds
 from multimodal_ai.functions.call_parser import TokenizerLike
+from multimodal_ai.functions.call_rules import Rule, answer_rule, call_rule
 from multimodal_ai.functions.canonical import canonical_json
 from multimodal_ai.functions.choices import Choice, GrammarError, ToolChoice, normalize_tool_choice, response_schema
-from multimodal_ai.functions.json_schema import SchemaError, check_schema
+from multimodal_ai.functions.json_schema import SchemaError
 from multimodal_ai.functions.schema import FunctionSpec
 
-_JSON_STYLE = {
-    "whitespace_flexible": False,
-    "item_separator": ",",
-    "key_separator": ":",
-    "coerce_one_of": True,
-}
-_CHOICES = {"enum", "const", "anyOf", "allOf"}
-_SORTED = json.JSONEncoder(sort_keys=True).encode
 _LIMITS = LLParserLimits(verbose_errors=False)
 
 
@@ -112,16 +103,6 @@ class CompiledGrammar:
         return self._start.copy()
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """A schema as the grammar holds it: JSON text, the definitions it refers to, what it does not enforce."""
-
-    schema: str
-    definitions: Mapping[str, str]
-    notes: tuple[str, ...]
-    lenient: bool = False
-
-
 class GrammarCompiler:
     """Makes and keeps grammars for one tokenizer.
 
@@ -145,7 +126,7 @@ class GrammarCompiler:
         wrapper = TokenizerWrapper(_Vocabulary(tokenizer))
         self._tokenizer = LLTokenizer(wrapper, n_vocab=tokenizer.vocab_size, eos_token=self._end)
         self._cache: OrderedDict[str, CompiledGrammar] = OrderedDict()
-        self._rules: OrderedDict[str, _Rule] = OrderedDict()
+        self._rules: OrderedDict[str, Rule] = OrderedDict()
 
     def compile(
         self,
@@ -188,12 +169,10 @@ class GrammarCompiler:
         if answer is not None and choice.mode != "required":
             wanted.append(answer)
         rules = [self._rule(item) for item in wanted]
-        source = self._source(rules, choice, parallel, answer is not None)
-        matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS)
+        matcher, source = self._build(rules, choice, parallel, answer is not None)
         if matcher.is_error() and rules:
             rules = [self._lenient_rule(item) for item in wanted]
-            source = self._source(rules, choice, parallel, answer is not None)
-            matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS)
+            matcher, source = self._build(rules, choice, parallel, answer is not None)
         if matcher.is_error():
             raise GrammarError(f"{len(specs)} functions do not fit into one grammar: {_first_line(matcher)}")
         return CompiledGrammar(
@@ -206,11 +185,12 @@ class GrammarCompiler:
             _start=Matcher(matcher, self.tokenizer.vocab_size, self._end),
         )
 
-    def _source(self, rules: Sequence[_Rule], choice: Choice, parallel: bool, formatted: bool) -> str:
-        """The grammar in llguidance's dialect of Lark; `<[9]>` is the token with id 9.
+    def _build(self, rules: Sequence[Rule], choice: Choice, parallel: bool, formatted: bool) -> tuple[LLMatcher, str]:
+        source = self._source(rules, choice, parallel, formatted)
+        return LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS), source
 
-        All calls stand in one schema, so that definitions they share are compiled once.
-        """
+    def _source(self, rules: Sequence[Rule], choice: Choice, parallel: bool, formatted: bool) -> str:
+        """The grammar in llguidance's dialect of Lark; `<[9]>` is the token with id 9."""
         lines = ["%llguidance {}"]
         text = "answer" if formatted else "TEXT"
         if choice.mode == "none":
@@ -221,76 +201,51 @@ class GrammarCompiler:
             lines.append("start: calls")
         calls = list(rules)
         if choice.mode != "required":
-            if formatted:
-                lines.append(f"answer: %json {_document([calls.pop()])}")
-            else:
-                lines.append(r"TEXT: /(.|\n)+/")
+            lines.append(f"answer: {calls.pop().body}" if formatted else r"TEXT: /(.|\n)+/")
         if calls:
-            exact = [rule for rule in calls if not rule.lenient]
-            parts = [[rule] for rule in calls if rule.lenient] + ([exact] if exact else [])
             lines += [
                 f"calls: one{{1,{self.max_calls}}}" if parallel and not choice.single else "calls: one",
                 f"one: <[{self._call}]> call <[{self._call_end}]>",
-                "call: " + " | ".join(f"call_{index}" for index in range(len(parts))),
-                *(f"call_{index}: %json {_document(part)}" for index, part in enumerate(parts)),
+                "call: " + " | ".join(f"call_{index}" for index in range(len(calls))),
+                *(f"call_{index}: {rule.body}" for index, rule in enumerate(calls)),
             ]
+        values = {name: document for rule in rules for name, document in rule.values.items()}
+        lines += [f"{name}: %json {document}" for name, document in values.items()]
         return "\n".join(lines)
 
-    def _rule(self, item: FunctionSpec | dict[str, Any]) -> _Rule:
+    def _rule(self, item: FunctionSpec | dict[str, Any]) -> Rule:
         """The rule of a function's call, or of an answer under a schema."""
-        key = item.hash if isinstance(item, FunctionSpec) else canonical_json(item)
+        key = _key(item)
         if key in self._rules:
             self._rules.move_to_end(key)
             return self._rules[key]
-        return self._keep(key, self._make_rule(item, key))
+        made = call_rule(item, self.bounds) if isinstance(item, FunctionSpec) else answer_rule(item, self.bounds)
+        return self._keep(key, made)
 
-    def _lenient_rule(self, item: FunctionSpec | dict[str, Any]) -> _Rule:
-        """The rule of a function in a grammar that was refused: as it is if it compiles, else leniently."""
+    def _lenient_rule(self, item: FunctionSpec | dict[str, Any]) -> Rule:
+        """The rule of a function in a grammar that was refused: what compiles as it is, the rest leniently."""
         rule = self._rule(item)
-        problem = self._problem(rule)
-        if not problem:
+        problems = {name: found for name, document in rule.values.items() if (found := self._problem(document))}
+        if not problems:
             return rule
-        key = item.hash if isinstance(item, FunctionSpec) else canonical_json(item)
-        lenient = replace(rule, lenient=True)
-        refused = self._problem(lenient)
+        label = item.name if isinstance(item, FunctionSpec) else "response_format"
+        lenient = rule.lenient(problems, label)
+        refused = next((found for document in lenient.values.values() if (found := self._problem(document))), None)
         if refused:
-            raise SchemaError(f"{_label(item)}: no grammar can be made from its schema: {refused}")
-        name = item.name if isinstance(item, FunctionSpec) else "response_format"
-        notes = (*rule.notes, f"{name}: /: compiled leniently, only validated ({problem})")
-        return self._keep(key, replace(lenient, notes=notes))
+            where = f"function {label}" if isinstance(item, FunctionSpec) else label
+            raise SchemaError(f"{where}: no grammar can be made from its schema: {refused}")
+        return self._keep(_key(item), lenient)
 
-    def _make_rule(self, item: FunctionSpec | dict[str, Any], key: str) -> _Rule:
-        parameters = item.parameters if isinstance(item, FunctionSpec) else item
-        check_schema(parameters, f"{_label(item)}: parameters" if isinstance(item, FunctionSpec) else _label(item))
-        try:
-            schema, definitions, notes = bounded_schema(parameters, self.bounds)
-        except SchemaError as error:
-            raise SchemaError(f"{_label(item)}: {error}") from None
-        name = item.name if isinstance(item, FunctionSpec) else "response_format"
-        shared: dict[str, str] = {}
-        prefix = hashlib.sha256(key.encode()).hexdigest()[:12]
-        names = {name: name if name.startswith("any") else f"{prefix}{name}" for name in definitions}
-        schema = _shared(schema, shared, names)
-        for old, definition in definitions.items():
-            shared[names[old]] = json.dumps(_shared(definition, shared, names))
-        if isinstance(item, FunctionSpec):
-            schema = {
-                "type": "object",
-                "properties": {"name": {"const": item.name}, "arguments": schema},
-                "required": ["name", "arguments"],
-                "additionalProperties": False,
-            }
-        return _Rule(json.dumps(schema), shared, tuple(f"{name}: {note}" for note in notes))
-
-    def _keep(self, key: str, rule: _Rule) -> _Rule:
+    def _keep(self, key: str, rule: Rule) -> Rule:
         self._rules[key] = rule
         while len(self._rules) > 4096:
             self._rules.popitem(last=False)
         return rule
 
-    def _problem(self, rule: _Rule) -> str:
+    def _problem(self, document: str) -> str:
+        """What the engine has against a value's schema, "" where nothing."""
         failed, messages = LLMatcher.validate_grammar_with_warnings(
-            f"%llguidance {{}}\nstart: %json {_document([rule])}", self._tokenizer, limits=_LIMITS
+            f"%llguidance {{}}\nstart: %json {document}", self._tokenizer, limits=_LIMITS
         )
         if not failed:
             return ""
@@ -298,50 +253,8 @@ class GrammarCompiler:
         return text.split("failed to compile JSON schema: ")[-1][:200]
 
 
-def _label(item: FunctionSpec | dict[str, Any]) -> str:
-    return f"function {item.name}" if isinstance(item, FunctionSpec) else "response_format"
-
-
-def _document(rules: Sequence[_Rule]) -> str:
-    """One JSON Schema that any of the rules fits, as text; lenient if they are."""
-    definitions = {name: text for rule in rules for name, text in rule.definitions.items()}
-    defined = ",".join(f"{json.dumps(name)}:{text}" for name, text in definitions.items())
-    style = json.dumps({**_JSON_STYLE, "lenient": rules[0].lenient})
-    branches = ",".join(rule.schema for rule in rules)
-    return f'{{"anyOf":[{branches}],"$defs":{{{defined}}},"x-guidance":{style}}}'
-
-
-@lru_cache(maxsize=4096)
-def _name(text: str) -> str:
-    return "s" + hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _shared(schema: Any, shared: dict[str, str], names: Mapping[str, str]) -> Any:
-    """A bounded schema with its strings and numbers moved to definitions that equal ones share.
-
-    A range of 18 digits takes the engine 0.5 ms; shared by all functions of a grammar it takes that once.
-    `names` gives the new names of the definitions that the schema refers to.
-    """
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        return {**schema, "$ref": "#/$defs/" + names[schema["$ref"].removeprefix("#/$defs/")]}
-    if len(schema) > 1 and schema.get("type") in ("string", "integer", "number") and not schema.keys() & _CHOICES:
-        text = _SORTED(schema)
-        name = _name(text)
-        shared[name] = text
-        return {"$ref": f"#/$defs/{name}"}
-    result = dict(schema)
-    for keyword in ("items", "additionalProperties"):
-        if keyword in result:
-            result[keyword] = _shared(result[keyword], shared, names)
-    for keyword in ("anyOf", "prefixItems", "allOf"):
-        if keyword in result:
-            result[keyword] = [_shared(branch, shared, names) for branch in result[keyword]]
-    for keyword in ("properties", "patternProperties"):
-        if keyword in result:
-            result[keyword] = {key: _shared(item, shared, names) for key, item in result[keyword].items()}
-    return result
+def _key(item: FunctionSpec | dict[str, Any]) -> str:
+    return item.hash if isinstance(item, FunctionSpec) else canonical_json(item)
 
 
 class _Vocabulary:

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from multimodal_ai.functions.approval import Decision, decision_of, doubts_about, sources_of
 from multimodal_ai.functions.canonical import canonical_json, short_json
 from multimodal_ai.functions.execution import Outcome, check_isolation, execute
 from multimodal_ai.functions.policy import (
@@ -31,7 +32,7 @@ from multimodal_ai.functions.policy import (
     Turn,
     deny,
 )
-from multimodal_ai.functions.provenance import FOREIGN, Origin, Provenance
+from multimodal_ai.functions.provenance import Origin, Provenance
 from multimodal_ai.functions.redaction import redact_text, redact_value, secret_values
 from multimodal_ai.functions.registry import FunctionRegistry, RegisteredFunction
 from multimodal_ai.functions.schema import canonical_arguments, validate_arguments
@@ -160,7 +161,7 @@ class FunctionLoop:
         """Validate and approve each call of a turn, in order. Those that may not run get their result here."""
         result = []
         valid = True
-        unprompted = _decision(turn)
+        unprompted = decision_of(turn)
         for proposal in turn.calls:
             call = self._validate(run, proposal, functions, provenance, unprompted)
             valid = valid and call.function is not None
@@ -176,7 +177,7 @@ class FunctionLoop:
         proposal: CallLike,
         functions: Mapping[str, RegisteredFunction],
         provenance: Provenance,
-        unprompted: _Decision | None,
+        unprompted: Decision | None,
     ) -> _Pending:
         name, problem = _readable(str(proposal.name)), ""
         function = functions.get(name)
@@ -189,7 +190,7 @@ class FunctionLoop:
         identity = call_hash(name, unread if problem else arguments)
         call = _Pending(run.calls, str(proposal.id or f"call_{run.calls}"), name, identity)
         call.arguments = arguments
-        call.origins, call.confidences = _sources(proposal, arguments, provenance)
+        call.origins, call.confidences = sources_of(proposal, arguments, provenance)
         call.confidence = getattr(proposal, "confidence", None)
         run.secrets.update(secret_values(arguments))
         run.proposed[identity] += 1
@@ -237,7 +238,7 @@ class FunctionLoop:
         call.content = _error(kind, message)
         run.trace.add("blocked", call.number, call.name, call.identity, error=kind, message=message)
 
-    def _approve(self, run: _Run, call: _Pending, provenance: Provenance, unprompted: _Decision | None) -> None:
+    def _approve(self, run: _Run, call: _Pending, provenance: Provenance, unprompted: Decision | None) -> None:
         """Ask where the call has side effects, unless policy and provenance allow it unasked, and about any call of
         which the model is less sure than its function demands.
         """
@@ -245,12 +246,11 @@ class FunctionLoop:
         assert function is not None
         if self.policy.dry_run:
             return
-        unsure = self._unsure(call, function)
-        if not function.spec.side_effect and not unsure:
+        side_effect = function.spec.side_effect
+        repeated = run.proposed[call.identity] > 1
+        doubts = doubts_about(call, function, self.policy, provenance, unprompted, repeated)
+        if not side_effect and not doubts:
             return
-        doubts = unsure
-        if function.spec.side_effect:
-            doubts = [*self._doubts(run, call, provenance, unprompted), *unsure]
         if self.policy.auto_approve and not doubts:
             run.trace.add("approved", call.number, call.name, call.identity, by="policy")
             return
@@ -262,7 +262,7 @@ class FunctionLoop:
             confidence=call.confidence,
             origins=dict(call.origins),
             confidences=dict(call.confidences),
-            reasons=("it has side effects", *doubts) if function.spec.side_effect else tuple(doubts),
+            reasons=("it has side effects", *doubts) if side_effect else tuple(doubts),
         )
         began = time.monotonic()
         decision = self.approve(request)
@@ -284,36 +284,6 @@ class FunctionLoop:
             run.trace.add("denied", call.number, call.name, call.identity, waited, reasons=list(request.reasons))
         else:
             raise ValueError(f"approve returned {short_json(decision)}; expected 'allow', 'deny' or arguments")
-
-    def _doubts(self, run: _Run, call: _Pending, provenance: Provenance, unprompted: _Decision | None) -> list[str]:
-        """Why a call with side effects needs a person, even if side effects run unasked."""
-        doubts = [
-            f"{parameter} comes from a function's {FOREIGN[origin]}, not from the user"
-            for parameter, origin in call.origins.items()
-            if origin in FOREIGN
-        ]
-        if provenance.results_read and not self.policy.trust_results:
-            threshold = self.policy.side_effect_threshold
-            if unprompted is None:
-                doubts.append("it was proposed after a function's result was read")
-            elif not unprompted.call >= threshold:
-                doubts.append(
-                    f"with the results hidden a call is only {unprompted.call:.0%} likely, {threshold:.0%} is needed"
-                )
-            elif unprompted.function != call.name:
-                doubts.append(f"with the results hidden the function would be {unprompted.function}")
-        if run.proposed[call.identity] > 1:
-            doubts.append("the same call was made before")
-        return doubts
-
-    def _unsure(self, call: _Pending, function: RegisteredFunction) -> list[str]:
-        """Whether the model is less sure of a call than its function (or the policy, of side effects) demands."""
-        needed = function.min_confidence
-        if needed is None:
-            needed = self.policy.auto_approve_confidence if function.spec.side_effect else 0.0
-        if call.confidence is None or call.confidence >= needed:
-            return []
-        return [f"the model is only {call.confidence:.0%} sure, {needed:.0%} is needed"]
 
     def _run_turn(self, run: _Run, pending: Sequence[_Pending]) -> None:
         """Run the calls that may run, in parallel only if none of the turn can change anything."""
@@ -401,39 +371,6 @@ class FunctionLoop:
                 "failed", call.number, call.name, call.identity, duration, error=outcome.error, message=message
             )
         call.content = content + (f"\n[{call.warning}]" if call.warning else "")
-
-
-@dataclass(frozen=True)
-class _Decision:
-    """What a model decides with the results hidden, as `policy.Turn` has it."""
-
-    call: float
-    function: str | None
-
-
-def _decision(turn: Turn) -> _Decision | None:
-    given = getattr(turn, "without_results", None)
-    return None if given is None else _Decision(float(given.call), given.function)
-
-
-def _sources(
-    proposal: CallLike, arguments: Mapping[str, Any], provenance: Provenance
-) -> tuple[dict[str, Origin], dict[str, float]]:
-    """Of each argument where it came from, by the conversation and what the model's pointer adds to it, and how sure
-    the model is of it, where it says so.
-    """
-    sources: Mapping[str, Any] = getattr(proposal, "sources", None) or {}
-    origins, confidences = dict[str, Origin](), dict[str, float]()
-    for name, value in arguments.items():
-        origins[name] = provenance.origin(value, _told(sources.get(name), "origin") or "generated")
-        sure = _told(sources.get(name), "confidence")
-        if sure is not None:
-            confidences[name] = float(sure)
-    return origins, confidences
-
-
-def _told(source: Any, what: str) -> Any:
-    return source.get(what) if isinstance(source, Mapping) else getattr(source, what, None)
 
 
 def _copy(value: Any) -> Any:
