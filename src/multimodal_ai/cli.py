@@ -25,6 +25,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from multimodal_ai.cli_common import AIM_MISSED, McpOption, SetOption, command_group, err, out
+from multimodal_ai.cli_scale import plan
 from multimodal_ai.cli_tools import config_app, data_app, functions_app, model_app, tokenizer_app
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ for _name, _sub in (
     ("config", config_app),
 ):
     app.add_typer(_sub, name=_name)
+app.command()(plan)
 
 
 ModelOption = Annotated[Path, typer.Option("--model", "-m", help="Folder of a trained model, such as runs/quickstart.")]
@@ -356,6 +358,49 @@ def chat(
         max_tokens=max_tokens,
         temperature=temperature,
     )
+
+
+@app.command()
+def serve(
+    model: ModelOption,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all, and then with --api-keys.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="What clients give as `model`. Default: the folder's name.")] = None,
+    api_keys: Annotated[
+        Path | None, typer.Option("--api-keys", help="File with a line `name key` for each key; without: no keys.")
+    ] = None,
+    functions: Annotated[
+        Path | None,
+        typer.Option("--functions", "-f", help="Python file whose functions x_execute may run here. It is run."),
+    ] = None,
+    mcp: McpOption = None,
+    overrides: SetOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Serve the OpenAI API: chat with images, functions and streams. SIGTERM drains; docs/serving.md has the limits.
+
+    [bold]Example[/]: multimodal-ai serve -m runs/quickstart --set max_running=32
+    """
+    try:
+        from multimodal_ai.serving import ServerConfig, create_app
+        from multimodal_ai.serving import serve as run
+        from multimodal_ai.serving.config import read_keys
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is not installed; run: pip install 'multimodal-ai\\[serve]'") from None
+    import contextlib
+
+    from multimodal_ai import terminal
+    from multimodal_ai.utils.config import parse_config
+
+    keys = read_keys(api_keys) if api_keys else {}
+    given = {"model_name": name or model.resolve().name, "key_hashes": keys}
+    config = parse_config(ServerConfig, given, overrides or ())
+    with contextlib.ExitStack() as stack:
+        registry = terminal.open_functions(functions, mcp or (), stack, err)
+        application = create_app(_engine(model, device), config, registry)
+        run(application, host, port)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

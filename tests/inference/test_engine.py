@@ -15,7 +15,7 @@ from multimodal_ai.evaluation.common import to_request
 from multimodal_ai.functions.lexical import lexical_scores
 from multimodal_ai.functions.schema import FunctionSpec, validate_arguments
 from multimodal_ai.inference import Engine, Reply, Request
-from multimodal_ai.inference.sampling import Sampler
+from multimodal_ai.inference.sampling import Sampler, sample
 from multimodal_ai.inference.steering import without_absent
 
 
@@ -172,8 +172,8 @@ def test_truncation_keeps_the_best_tokens() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
 
     def drawn(**settings: Any) -> set[int]:
-        sampler = Sampler([Request([], temperature=1, seed=0, **settings)])
-        return {sampler(logits, [0])[0][0] for _ in range(300)}
+        sampler = Sampler(Request([], temperature=1, seed=0, **settings))
+        return {sample(logits, [sampler])[0][0] for _ in range(300)}
 
     assert drawn() == {0, 1, 2, 3} and drawn(top_k=2) == {0, 1}
     assert drawn(top_p=0.79) == {0, 1} and drawn(top_p=0.81) == {0, 1, 2} and drawn(top_p=1e-6) == {0}
@@ -181,8 +181,8 @@ def test_truncation_keeps_the_best_tokens() -> None:
 
 def test_sampling_follows_the_distribution() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.2]]))
-    sampler = Sampler([Request([], temperature=1, seed=0)])
-    counts = np.bincount([sampler(logits, [0])[0][0] for _ in range(4000)]) / 4000
+    sampler = Sampler(Request([], temperature=1, seed=0))
+    counts = np.bincount([sample(logits, [sampler])[0][0] for _ in range(4000)]) / 4000
     assert np.abs(counts - [0.5, 0.3, 0.2]).max() < 0.03
 
 
@@ -229,7 +229,7 @@ def test_text_copies_from_a_result_and_only_then(engine: Engine) -> None:
         request = Request(messages, tools=[ADD], tool_choice="none", max_tokens=12)
         return set(engine.generate([request])[0].token_ids)
 
-    source = engine._example(Request(history, tools=[ADD])).source
+    source = engine.encoder.example(Request(history, tools=[ADD])).source
     copyable = set(source.ids)
     with torch.no_grad():
         bias.fill_(60.0)  # the gate says: copy

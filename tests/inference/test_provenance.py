@@ -47,14 +47,14 @@ def test_the_decision_without_results_is_that_of_the_masked_conversation(engine:
 
 def test_it_costs_an_encoding_only_where_it_matters(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = 0
-    encode = engine._encode
+    encode = engine.encoder.context
 
-    def counted(batch: Any) -> Any:
+    def counted(*arguments: Any) -> Any:
         nonlocal encoded
         encoded += 1
-        return encode(batch)
+        return encode(*arguments)
 
-    monkeypatch.setattr(engine, "_encode", counted)
+    monkeypatch.setattr(engine.encoder, "context", counted)
     for made, passes in (
         (request("log 9", {"name": "log"}), 2),
         (request("log 9", {"name": "look"}), 1),
@@ -62,6 +62,7 @@ def test_it_costs_an_encoding_only_where_it_matters(engine: Engine, monkeypatch:
         (request("log 9", "none"), 1),
     ):
         encoded = 0
+        engine.cache.use_weights("none are kept from the case before")
         assert (engine.generate([made])[0].without_results is not None) == (passes == 2)
         assert encoded == passes
 

@@ -42,4 +42,4 @@ def test_padding_carries_no_loss(micro_batches: Any) -> None:
         T = len(example.target.ids)
         assert (batch.labels[number, T:] == IGNORED).all() and not batch.label_weight[number, T:].any()
         assert (batch.labels[number, :T] >= 0).all()
-    assert batch.slots.sum() == len(batch.slot_image) == len(batch.slot_token)
+    assert len(batch.slots) == len(batch.slot_image) == len(batch.slot_token)

@@ -12,7 +12,7 @@ def test_the_same_ids(engine: Engine, samples: dict[str, list[Sample]]) -> None:
     for found in samples.values():
         for sample in found[:25]:
             trained = build_example(sample, engine.renderer, engine.images)
-            served = engine._example(to_request(sample)[0])
+            served = engine.encoder.example(to_request(sample)[0])
             assert served.source == trained.source
             assert served.cards == trained.cards and served.lexical == trained.lexical
             assert served.required == trained.required

@@ -14,6 +14,7 @@ from multimodal_ai.models.layers import (
     attend,
     rotary_angles,
     rotate,
+    rounded_rows,
 )
 
 
@@ -45,11 +46,33 @@ def test_packing_and_padding_are_inverse(lengths: list[int]) -> None:
     packing = Packing(torch.tensor(lengths), max(lengths))
     given_rows = torch.arange(packing.valid.numel() * 2.0).view(*packing.valid.shape, 2) + 1
     rows = packing.unpad(given_rows)
-    assert len(rows) % Packing.ROUNDED == 0 or packing.full
+    assert len(rows) == packing.count and (packing.full or packing.count == rounded_rows(sum(lengths)))
     assert torch.equal(rows[: sum(lengths)], given_rows[packing.valid])
     padded = packing.pad(rows)
     assert torch.equal(padded, given_rows * packing.valid[..., None])
     assert torch.equal(packing.unpad(padded)[: sum(lengths)], rows[: sum(lengths)])
+
+
+@given(st.integers(1, 100_000))
+def test_packed_rows_are_nearly_all_used(tokens: int) -> None:
+    rows = rounded_rows(tokens)
+    assert tokens <= rows and (rows - tokens) <= max(tokens / 16, 15)
+
+
+def test_there_are_few_numbers_of_packed_rows() -> None:
+    assert len({rounded_rows(tokens) for tokens in range(513, 8192)}) <= 4 * 16
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=5).filter(any))
+def test_boundaries_of_sequences_cover_the_rows(lengths: list[int]) -> None:
+    packing = Packing(lengths, max(lengths))
+    for with_added, end in ((False, packing.total), (True, packing.count)):
+        boundaries = packing.boundaries(with_added)
+        sizes = boundaries.diff()
+        assert boundaries.dtype == torch.int32 and boundaries[0] == 0 and boundaries[-1] == end
+        assert int(sizes.max()) == packing.longest(with_added)
+        held = [length for length in lengths[: len(sizes) - 1]]
+        assert sizes[:-1].tolist() == held and int(sizes[-1]) >= 1
 
 
 def test_rotary_scores_depend_on_the_distance_alone() -> None:

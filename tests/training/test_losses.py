@@ -116,7 +116,7 @@ def test_the_words_of_a_caption_are_learned_from_its_image(small_tokenizer: Toke
         model.embedding.weight.copy_(F.layer_norm(torch.randn_like(model.embedding.weight), (32,)))
         out.visual.tokens[0, : len(words)] = model.embedding.weight[words]
         out.visual.valid[0] = torch.arange(out.visual.valid.shape[1]) < len(words)
-        batch.pair_text = batch.pair_text[:1]
+        batch.pair_text, batch.words = batch.pair_text[:1], torch.tensor(words)
         out.visual.tokens, out.visual.valid = out.visual.tokens[:1], out.visual.valid[:1]
         best = objective._bag_of_words(out, batch)
         assert best < before / 2 and abs(float(best) - math.log(len(words))) < 0.2

@@ -13,9 +13,9 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch.utils.data import Dataset as TorchDataset
 
 from multimodal_ai.data.examples import Example, build_example, hide_functions
@@ -25,6 +25,7 @@ from multimodal_ai.data.messages import DataError, Sample, load_rows
 from multimodal_ai.data.ordering import Mix, mixed_hash
 from multimodal_ai.data.packing import Batch, collate
 from multimodal_ai.data.rendering import Renderer, RenderingConfig, TooLong
+from multimodal_ai.data.row_index import rows_of_tasks
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.utils.config import ConfigModel
 from multimodal_ai.utils.logger import get_logger
@@ -35,7 +36,7 @@ log = get_logger(__name__)
 class SourceConfig(ConfigModel):
     """One source of the mix."""
 
-    path: Path  # .parquet, .jsonl, or a folder of them
+    path: Annotated[str, BeforeValidator(str)]  # .parquet, .jsonl, .tar, a folder of one kind, or a URL (s3://, …)
     weight: float = 1.0
     tasks: list[str] | None = None  # keep only rows of these tasks; all by default
     objective: Literal["prefix_lm", "span_corruption", "both"] = "both"  # for plain text
@@ -63,10 +64,8 @@ class Source:
     def __init__(self, name: str, config: SourceConfig) -> None:
         self.name, self.config = name, config
         self.rows = load_rows(config.path)
-        if config.tasks is not None:
-            wanted = [index for index, task in enumerate(self.rows["task"]) if task in config.tasks]
-            self.rows = self.rows.select(wanted)
-        if not len(self.rows):
+        self._used = None if config.tasks is None else rows_of_tasks(self.rows, config.tasks, config.path)
+        if not len(self):
             tasks = f" of the tasks {', '.join(config.tasks)}" if config.tasks else ""
             raise DataError(f"{config.path}: no rows{tasks}; a source needs at least one")
         self.augmentation: FunctionAugmentation | None = None
@@ -74,11 +73,15 @@ class Source:
             self.augmentation = FunctionAugmentation(config.functions, self._spread())
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.rows if self._used is None else self._used)
+
+    def row(self, index: int) -> int:
+        """The number of a sample's row in its file: rows of other tasks are not counted by `index`."""
+        return index if self._used is None else int(self._used[index])
 
     def where(self, index: int) -> str:
         """The row in words, counted from 1 as editors do."""
-        return f"row {index + 1:,} of {self.config.path.name}"
+        return f"row {self.row(index) + 1:,} of {Path(self.config.path).name}"
 
     def _spread(self, count: int = 1024) -> Iterator[Sample]:
         """At most about `count` usable samples from all over the source."""
@@ -87,8 +90,8 @@ class Source:
                 yield self.sample(index)
 
     def sample(self, index: int) -> Sample:
-        """Row `index` as a validated sample; DataError names the row."""
-        return Sample.from_row(self.rows[index], self.where(index))
+        """Sample `index`, validated; DataError names the row."""
+        return Sample.from_row(self.rows[self.row(index)], self.where(index))
 
 
 class MicroBatches(TorchDataset[Batch]):

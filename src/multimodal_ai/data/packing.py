@@ -21,6 +21,7 @@ from multimodal_ai.data.tokenizer import SPECIAL_TOKENS
 from multimodal_ai.functions.lexical import lexical_scores
 from multimodal_ai.functions.schema import FunctionSpec
 
+IN_MAIN_MEMORY = ("source_lengths", "text_lengths", "target_lengths", "grids", "card_index")  # they decide over shapes
 IGNORED = -100
 IN_TEXT = -2
 WRITTEN = 3  # tokens
@@ -39,6 +40,11 @@ class Batch:
     functions are listed; retrieval_lexical: float[B, U] their word overlap; retrieval_candidates: bool[U];
     pair_row: int[C] the row of each image-text pair; data_source: int[B] the number of the source in the mix;
     origins: one description a row.
+
+    Where there is something to learn, found here so that no device has to be waited for: label_place: int[n] among
+    the B * T positions, with label_real: bool[n], False for those that round n up; copy_place, copy_real: among
+    these, where the pointer may copy; presence_place: int[k] among the B * F * P; retrieval_row: int[r] of the
+    batch; words: int[W] the tokens of all captions.
     """
 
     source_ids: Tensor
@@ -76,11 +82,18 @@ class Batch:
     retrieval: Tensor
     retrieval_lexical: Tensor
     retrieval_candidates: Tensor
+    label_place: Tensor
+    label_real: Tensor
+    copy_place: Tensor
+    copy_real: Tensor
+    presence_place: Tensor
+    retrieval_row: Tensor
+    words: Tensor
     data_source: Tensor
     origins: list[str]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch on another device."""
+        """The same batch on another device; what decides over shapes stays in main memory."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
@@ -90,7 +103,7 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         moved = copy.copy(self)
         for part in fields(self):
-            if part.name != "origins":
+            if part.name not in ("origins", *IN_MAIN_MEMORY):
                 setattr(moved, part.name, change(getattr(self, part.name)))
         return moved
 
@@ -114,6 +127,13 @@ def pad_rows(rows: Sequence[Sequence[int]], fill: int, width: int | None = None)
     return out
 
 
+def places(mask: np.ndarray, multiple: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Where a mask is True, int64[n] counted flat, with n rounded up so that few shapes occur, and which are real."""
+    found = np.flatnonzero(mask)
+    added = -len(found) % multiple
+    return np.pad(found, (0, added)), np.arange(len(found) + added) < len(found)
+
+
 def last_written(past: Sequence[int], token: int, space: int) -> tuple[int, ...]:
     """The last tokens written, the latest first, after `token`; spaces are left out."""
     return tuple(past) if token == space else (token, *past[: WRITTEN - 1])
@@ -123,8 +143,8 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
     """Put examples side by side.
 
     patch_values: 3 * patch_size², the width of a batch without images. space: the id of a space. multiple:
-    sequence lengths and the numbers of images and texts are rounded up to it, with empty images and texts;
-    training does so.
+    sequence lengths and the number of texts are rounded up to it, that of images to its half, with empty texts
+    and images; training does so.
     """
     B = len(examples)
     P = max((1, *(len(marks) for example in examples for marks in example.required)))  # the head wants one at least
@@ -145,7 +165,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
     image_index = np.full((B, G), -1, dtype=np.int64)
     lexical, required = np.zeros((B, F), dtype=np.float32), np.zeros((B, F, P), dtype=bool)
     selection, presence = np.zeros((B, F + 1), dtype=np.float32), np.full((B, F, P), -1, dtype=np.int64)
-    slots, slot_image, slot_token = np.zeros((B, S), dtype=bool), list[int](), list[int]()
+    slots, slot_image, slot_token = list[int](), list[int](), list[int]()
     value, weight = np.full((B, T), -1, dtype=np.int64), np.zeros((B, T), dtype=np.float32)
     written = np.full((B, T, WRITTEN), -1, dtype=np.int64)
     pair_image, pair_text, pair_row = list[int](), list[int](), list[int]()
@@ -154,7 +174,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
         numbers = [image_number(image) for image in example.images]
         image_index[row, : len(numbers)] = numbers
         for position, image, token in example.source.slots:
-            slots[row, position] = True
+            slots.append(row * S + position)
             slot_image.append(numbers[image])
             slot_token.append(token)
         if example.hidden:
@@ -191,12 +211,18 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
     L = rounded(max((len(card.ids) for card in cards), default=0), multiple)
     role = pad_rows([example.source.role for example in examples], 0, S)
     N = max((len(image.patches) for _, image in images.values()), default=0)
-    patches = torch.zeros(rounded(len(images), multiple), N, patch_values, dtype=torch.uint8)
+    patches = torch.zeros(rounded(len(images), -(-multiple // 2)), N, patch_values, dtype=torch.uint8)
     for number, shown in images.values():
         patches[number, : len(shown.patches)] = shown.patches
     grids = [shown.grid for _, shown in images.values()] + [(0, 0)] * (len(patches) - len(images))
     source_lengths = np.array([len(example.source.ids) for example in examples])
     source_ids = pad_rows([example.source.ids for example in examples], 0, S)  # padding is a special token
+    labels = pad_rows([example.target.labels for example in examples], IGNORED, T)
+    text_ids = pad_rows([card.ids for card in cards], 0, L)
+    label_place, label_real = places(labels != IGNORED)
+    value_there = np.where(label_real, value.reshape(-1)[label_place], -1)
+    copy_place, copy_real = places((value_there >= 0) | (value_there == IN_TEXT))
+    words = np.unique(text_ids[pair_text])
     copyable = np.isin(role, COPYABLE_ROLES) & (source_ids >= len(SPECIAL_TOKENS))
     tensor = torch.from_numpy
     return Batch(
@@ -204,7 +230,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
         source_space=tensor(pad_rows([example.source.space for example in examples], 0, S).astype(bool)),
         source_role=tensor(role),
         source_lengths=tensor(source_lengths),
-        text_ids=tensor(pad_rows([card.ids for card in cards], 0, L)),
+        text_ids=tensor(text_ids),
         text_space=tensor(pad_rows([card.space for card in cards], 0, L).astype(bool)),
         text_lengths=torch.tensor([len(card.ids) for card in cards], dtype=torch.long),
         text_parameter=tensor(pad_rows([card.parameter for card in cards], -1, L)),
@@ -213,7 +239,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
         required=tensor(required),
         patches=patches,
         grids=torch.tensor(grids, dtype=torch.long).view(len(grids), 2),
-        slots=tensor(slots),
+        slots=torch.tensor(slots, dtype=torch.long),
         slot_image=torch.tensor(slot_image, dtype=torch.long),
         slot_token=torch.tensor(slot_token, dtype=torch.long),
         image_index=tensor(image_index),
@@ -222,7 +248,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
         pair_image=torch.tensor(pair_image, dtype=torch.long),
         pair_text=torch.tensor(pair_text, dtype=torch.long),
         pair_row=torch.tensor(pair_row, dtype=torch.long),
-        labels=tensor(pad_rows([example.target.labels for example in examples], IGNORED, T)),
+        labels=tensor(labels),
         label_weight=tensor(weight),
         value=tensor(value),
         copy=tensor(pad_rows([example.target.copy for example in examples], -1, T)),
@@ -235,6 +261,13 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
         retrieval=tensor(retrieval),
         retrieval_lexical=tensor(retrieval_lexical),
         retrieval_candidates=tensor(np.isin(np.arange(U), list(hidden))),
+        label_place=tensor(label_place),
+        label_real=tensor(label_real),
+        copy_place=tensor(copy_place),
+        copy_real=tensor(copy_real),
+        presence_place=tensor(np.flatnonzero(presence >= 0)),
+        retrieval_row=tensor(np.flatnonzero(retrieval.any(1))),
+        words=tensor(words[words >= len(SPECIAL_TOKENS)]),
         data_source=torch.tensor([example.data_source for example in examples], dtype=torch.long),
         origins=[example.origin for example in examples],
     )

@@ -54,7 +54,7 @@ def load_rows(path: str | Path) -> datasets.Dataset:
     url = str(path)
     if "://" in url:
         kind, files = _kind(url), [url]
-        stamps: list[tuple[int, int]] = []
+        stamps: list[Any] = [] if kind == "parquet" else [_remote_stamp(url)]  # `datasets` looks itself
     else:
         kind, local = _local_files(Path(path))
         files = [str(file.resolve()) for file in local]
@@ -73,6 +73,15 @@ def load_rows(path: str | Path) -> datasets.Dataset:
         cause: object = error.__cause__ or error
         where, cause = (_damaged_shard(files) if kind == "parquet" and "://" not in url else None) or (path, cause)
         raise DataError(f"{where}: cannot be read: {cause}; is it a whole {kind} file?") from error
+
+
+def _remote_stamp(url: str) -> str:
+    """Changes when the file behind a URL does. Raises DataError if there is none."""
+    try:
+        filesystem, path = fsspec.url_to_fs(url)
+        return str(filesystem.ukey(path))
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(f"{url}: cannot be read: {error}; check the address, and that fsspec knows its kind") from error
 
 
 def _kind(name: str) -> str:
@@ -154,7 +163,7 @@ def _quiet() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _read_files(files: Sequence[str], stamps: Sequence[tuple[int, int]], layout: int) -> Iterator[Row]:
+def _read_files(files: Sequence[str], stamps: Sequence[Any], layout: int) -> Iterator[Row]:
     """All rows of the files in order. `stamps` and `layout` only tell the cache when to read again."""
     for name in files:
         folder = None if "://" in name else Path(name).parent

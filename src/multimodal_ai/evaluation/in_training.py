@@ -88,7 +88,7 @@ def generated_examples(config: TrainConfig, tokenizer: Tokenizer) -> GeneratedEx
         for index in range(len(rows)):
             if len(found) >= config.eval.examples:
                 break
-            sample = Sample.from_row(rows[index], f"row {index + 1:,} of {source.path.name}")
+            sample = Sample.from_row(rows[index], f"row {index + 1:,} of {Path(source.path).name}")
             if sample.task != "text" and (source.tasks is None or sample.task in source.tasks):
                 found.append(sample)
         if found:

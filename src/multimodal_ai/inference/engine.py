@@ -8,373 +8,171 @@ validates. The renderer is the training's own.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from multimodal_ai.data.examples import Example, function_inputs
-from multimodal_ai.data.image_processor import ImageProcessor
-from multimodal_ai.data.messages import Message, Sample
-from multimodal_ai.data.packing import WRITTEN, Batch, collate, last_written
+from multimodal_ai.data.examples import Example
+from multimodal_ai.data.image_processor import ProcessedImage
+from multimodal_ai.data.messages import Message
 from multimodal_ai.data.processing import ProcessingConfig
-from multimodal_ai.data.rendering import RESULT, SYSTEM, USER, Renderer, Source, Target
+from multimodal_ai.data.rendering import RESULT, USER, Renderer, Source, Target
 from multimodal_ai.data.tokenizer import Tokenizer
-from multimodal_ai.functions.call_parser import ParserEvent
-from multimodal_ai.functions.grammar import GrammarCompiler, format_errors
-from multimodal_ai.functions.provenance import Origin, Provenance, mask_results
-from multimodal_ai.functions.schema import FunctionSpec, validate_arguments
-from multimodal_ai.inference.requests import ArgumentSource, Call, Decision, Delta, Reply, Request
-from multimodal_ai.inference.retrieval import Retriever
-from multimodal_ai.inference.sampling import Sampler
+from multimodal_ai.functions.grammar import GrammarCompiler
+from multimodal_ai.functions.provenance import mask_results
+from multimodal_ai.functions.schema import FunctionSpec
+from multimodal_ai.inference.cache import ContentCache
+from multimodal_ai.inference.encoding import Prefilled, RequestEncoder
+from multimodal_ai.inference.reply_writer import ReplyWriter
+from multimodal_ai.inference.requests import Decision, Delta, Reply, Request
+from multimodal_ai.inference.retrieval import LIMIT, Retriever
+from multimodal_ai.inference.running_batch import RunningBatch
 from multimodal_ai.inference.steering import Steering
-from multimodal_ai.models.decoder import Context
-from multimodal_ai.models.function_head import TRIGGER_CLASSES, FunctionScores, continuation, copied_ids
+from multimodal_ai.models.function_head import TRIGGER_CLASSES
 from multimodal_ai.models.multimodal_model import MultimodalModel
 
-_ORIGINS: dict[int, Origin] = {SYSTEM: "system", RESULT: "function_result"}
+T = TypeVar("T")
+CACHE_BYTES = 256 << 20
 
 
-@dataclass
-class _Row:
-    """One request while it is being answered."""
+@dataclass(frozen=True)
+class PreparedRequest:
+    """A request that was read and checked; `example` is None where functions must be chosen first."""
 
     request: Request
-    steering: Steering
-    reply: Reply
-    pending: list[int]  # tokens written but not yet run through the decoder
-    written: tuple[int, ...]  # the last tokens without spaces, the latest first
-    last: int  # the last token
-    answers_result: bool = False  # a function's result stands in the conversation, and text may copy from it
-    forced: int = 0
-    finished: bool = False
-    open_probabilities: list[float] = field(default_factory=list)  # of the open call's free tokens
-    copied: dict[str, list[tuple[float, int]]] = field(default_factory=dict)  # of its arguments: share, role
-
-    @property
-    def near_limit(self) -> bool:
-        """Whether an open call must be brought to its end: the last third of the tokens is kept for that."""
-        return len(self.reply.token_ids) * 3 >= self.request.max_tokens * 2 and (
-            bool(self.steering.specs) or self.steering.formatted
-        )
+    example: Example | None
 
 
 class Engine:
-    """A model with its tokenizer and processing, ready to answer. Not safe for use by several threads at once."""
+    """A model with its tokenizer and processing, ready to answer.
+
+    Not safe for use by several threads at once, but for `prepare`; `Scheduler` answers many threads with one engine.
+    `cache_bytes` bounds what is kept of images, function cards and conversations.
+    """
 
     def __init__(
-        self, model: MultimodalModel, tokenizer: Tokenizer, processing: ProcessingConfig | None = None
+        self,
+        model: MultimodalModel,
+        tokenizer: Tokenizer,
+        processing: ProcessingConfig | None = None,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         if model.config.vocab_size != tokenizer.vocab_size:
             raise ValueError(f"the model knows {model.config.vocab_size} tokens, the tokenizer {tokenizer.vocab_size}")
         self.model, self.tokenizer = model.eval(), tokenizer
         self.processing = processing or ProcessingConfig()
-        self.renderer = Renderer(tokenizer, self.processing.rendering)
-        self.images = ImageProcessor(self.processing.image.model_copy(update={"augment": None}))
+        self.cache = ContentCache(cache_bytes)
+        self.encoder = RequestEncoder(self.model, tokenizer, self.processing, self.cache)
+        self.renderer = self.encoder.renderer
         self.grammars = GrammarCompiler(tokenizer)
-        self.retriever = Retriever(self.model, self.renderer, self._states)
+        self.retriever = Retriever(self.model, self.renderer, self.encoder.states)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> Engine:
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu", cache_bytes: int = CACHE_BYTES) -> Engine:
         """Load a folder that training wrote: weights, configs and tokenizer."""
         folder = Path(folder)
         model = MultimodalModel.from_pretrained(folder, device)
-        return cls(model, Tokenizer.load(folder), ProcessingConfig.load(folder))
+        return cls(model, Tokenizer.load(folder), ProcessingConfig.load(folder), cache_bytes)
 
     # -- answering --------------------------------------------------------------------------------------------
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer all requests in one batch."""
         replies: dict[int, Reply] = {}
-        for row, delta in self._run(requests):
+        for number, delta in self._run(requests):
             if delta.reply is not None:
-                replies[row] = delta.reply
-        return [replies[row] for row in range(len(requests))]
+                replies[number] = delta.reply
+        return [replies[number] for number in range(len(requests))]
 
     def stream(self, request: Request) -> Iterator[Delta]:
         """Answer one request piece by piece; the last piece holds the whole reply."""
         for _, delta in self._run([request]):
             yield delta
 
-    @torch.inference_mode()
     def _run(self, requests: Sequence[Request]) -> Iterator[tuple[int, Delta]]:
-        if not requests:
+        batch: RunningBatch[int] = self.new_batch()
+        self.join(batch, [(number, self.prepare(request)) for number, request in enumerate(requests)])
+        while batch.rows:
+            for number, delta in batch.write():
+                if isinstance(delta, ValueError):
+                    raise delta
+                yield number, delta
+            batch.advance()
+
+    # -- its parts, for a caller whose requests come one by one -----------------------------------------------
+
+    def prepare(self, request: Request) -> PreparedRequest:
+        """Read and check a request: decode its images, render it. May be called from any thread.
+
+        Raises DataError, ImageError, SchemaError or TooLong for what cannot be used.
+        """
+        many = len(request.tools) > LIMIT
+        return PreparedRequest(request, None if many else self.encoder.example(request))
+
+    def new_batch(self) -> RunningBatch[Any]:
+        """An empty batch, for requests to join."""
+        return RunningBatch(self.model, self.tokenizer.space)
+
+    def join(self, batch: RunningBatch[T], prepared: Sequence[tuple[T, PreparedRequest]]) -> None:
+        """Encode requests, in one pass, and put them into a batch under their tags.
+
+        Raises GrammarError for an unknown choice or functions that do not fit; then none has joined.
+        """
+        if not prepared:
             return
-        requests = [self.retriever.narrowed(request) for request in requests]
-        examples = [self._example(request) for request in requests]
-        batch = self._collate(examples)
-        model, device = self.model, self.model.device
-        context = self._encode(batch)
-        memory = model.decoder.memory(context)
-        start = torch.tensor([self.renderer.start()] * len(requests), device=device)
-        longest = max(request.max_tokens for request in requests)
-        cache = model.decoder.new_cache(len(requests), 2 * longest + 2, device, model.embedding.weight.dtype)
-        ones = torch.ones(len(requests), dtype=torch.long, device=device)
-        states, first = model.decoder.step(model.embed_target(start), ones, memory, cache)
-        scores, parameters = self._scores(first, context, batch)
-        rows = [
-            self._start(request, example, scores, number)
-            for number, (request, example) in enumerate(zip(requests, examples, strict=True))
+        chosen = [
+            (tag, one) if one.example is not None else (tag, self.prepare(self.retriever.narrowed(one.request)))
+            for tag, one in prepared
         ]
-        sampler = Sampler(requests)
-        copy_keys = model.head.copy_key(context.states)
-        last = states[:, -1]
-        while True:
-            active = [number for number, row in enumerate(rows) if not row.finished]
-            if not active:
-                return
-            logits, copied = self._next(rows, active, last, batch, context, parameters, copy_keys)
-            tokens, log_probabilities = sampler(logits, active)
-            for place, (number, token) in enumerate(zip(active, tokens, strict=True)):
-                row = rows[number]
-                share = copied.get(place, {}).get(token)
-                logprob = float(log_probabilities[place, token])
-                yield from self._write(number, row, token, logprob, share)
-                while not row.finished:
-                    forced = row.steering.matcher.forced()
-                    if not forced:
-                        break
-                    for index in forced:
-                        if not row.finished:
-                            yield from self._write(number, row, index, 0.0, None, forced=True)
-            counts = torch.tensor([0 if row.finished else len(row.pending) for row in rows], device=device)
-            width = int(counts.max())
-            if width == 0:
-                continue
-            ids = torch.zeros(len(rows), width, dtype=torch.long, device=device)
-            for number, row in enumerate(rows):
-                if not row.finished:
-                    ids[number, : len(row.pending)] = torch.tensor(row.pending, device=device)
-                row.pending = []
-            states, _ = model.decoder.step(model.embed_target(ids), counts, memory, cache)
-            last = states[torch.arange(len(rows), device=device), (counts - 1).clamp(min=0)]
+        examples = [one.example for _, one in chosen if one.example is not None]
+        prefilled = self.encoder.prefill(examples)
+        writers = [
+            self._writer(one.request, example, state)
+            for (_, one), example, state in zip(chosen, examples, prefilled, strict=True)
+        ]
+        for (tag, _), writer, state in zip(chosen, writers, prefilled, strict=True):
+            batch.add(tag, writer, state)
 
-    def _write(
-        self,
-        number: int,
-        row: _Row,
-        token: int,
-        logprob: float,
-        copied: tuple[float, int] | None,
-        forced: bool = False,
-    ) -> Iterator[tuple[int, Delta]]:
-        """Add one token to a reply and pass on what it completes."""
-        reply, steering = row.reply, row.steering
-        parameter = steering.parser.parameter
-        inside = steering.parser.state != "text"
-        events = steering.take(token)
-        reply.token_ids.append(token)
-        reply.logprobs.append(logprob)
-        row.pending.append(token)
-        row.written, row.last = last_written(row.written, token, self.tokenizer.space), token
-        row.forced += forced
-        if inside and not forced:
-            row.open_probabilities.append(float(torch.tensor(logprob).exp()))
-        if parameter is not None and copied is not None:
-            row.copied.setdefault(parameter, []).append(copied)
-        for event in events:
-            yield from self._event(number, row, event)
-        special = self.tokenizer.special
-        stopped = next((text for text in row.request.stop if text in reply.content), None)
-        if stopped is not None:
-            reply.content = reply.content[: reply.content.index(stopped)]
-        if token == special.end or stopped is not None or len(reply.token_ids) >= row.request.max_tokens:
-            if token != special.end and stopped is None:
-                reply.finish_reason = "length"
-                for event in steering.parser.close():
-                    yield from self._event(number, row, event)
-            if reply.calls:
-                reply.finish_reason = "tool_calls"
-                reply.without_results = self._without_results(row)
-            elif steering.formatted:
-                reply.format_errors = format_errors(reply.content, row.request.response_format)
-            row.finished = True
-            reply.usage["completion_tokens"] = len(reply.token_ids)
-            reply.usage["forced_tokens"] = row.forced
-            if not row.request.logprobs:
-                reply.logprobs = []
-            yield number, Delta("end", reply=reply)
+    def _writer(self, request: Request, example: Example, prefilled: Prefilled) -> ReplyWriter:
+        reply = self._decided(example, prefilled)
+        presence: list[list[float]] = []
+        if example.specs:
+            present = prefilled.presence.sigmoid().tolist()
+            presence = [present[place][: len(spec.parameter_names)] for place, spec in enumerate(example.specs)]
+        selection = dict(reply.selection)
+        steering = Steering.start(
+            request, example.specs, self.grammars, self.tokenizer, reply.trigger, selection, presence
+        )
+        (opening,) = self.renderer.start()
+        answers_result = RESULT in example.source.role
+        return ReplyWriter(request, steering, reply, self.tokenizer, opening, answers_result, self._without_results)
 
-    def _event(self, number: int, row: _Row, event: ParserEvent) -> Iterator[tuple[int, Delta]]:
-        if event.kind == "text":
-            row.reply.content += event.text
-            yield number, Delta("text", event.text)
-        elif event.kind in ("call_start", "arguments"):
-            kind = "call_start" if event.kind == "call_start" else "arguments"
-            yield number, Delta(kind, event.text, event.index, name=event.name)  # type: ignore[arg-type]
-        elif event.kind == "call_end":
-            call = self._call(row, event)
-            row.open_probabilities, row.copied = [], {}
-            if call is not None:
-                row.reply.calls.append(call)
-                yield number, Delta("call_end", index=event.index, call=call, name=call.name)
-
-    @staticmethod
-    def _call(row: _Row, event: ParserEvent) -> Call | None:
-        """The finished call, or None where it does not validate (a keyword that the grammar cannot enforce)."""
-        spec = next((spec for spec in row.steering.specs if spec.name == event.name), None)
-        if spec is None or event.arguments is None or validate_arguments(spec, event.arguments):
-            return None
-        free = row.open_probabilities
-        confidence = row.steering.call_probability * row.steering.selection.get(spec.name, 1.0)
-        confidence *= sum(free) / len(free) if free else 1.0
-        sources = {}
-        provenance = Provenance.of(row.request.messages, row.steering.specs)
-        for name, value in event.arguments.items():
-            shares = row.copied.get(name, [])
-            mean = sum(share for share, _ in shares) / len(shares) if shares else 0.0
-            origin: Origin = "generated"
-            if mean >= 0.5:
-                strongest = max(shares, key=lambda pair: pair[0])[1]
-                # One token from a function's result marks the value: provenance must not be averaged away.
-                origin = _ORIGINS.get(RESULT if any(r == RESULT for s, r in shares if s > 0.5) else strongest, "user")
-            sources[name] = ArgumentSource(provenance.origin(value, origin), mean)
-        identity = f"{len(row.request.messages)}/{len(row.reply.calls)}/{spec.name}{event.text}"
-        digest = hashlib.sha256(identity.encode()).hexdigest()
-        return Call(f"call_{digest[:12]}", spec.name, event.arguments, confidence, sources)
-
-    def _without_results(self, row: _Row) -> Decision | None:
-        """The head's decision with every result hidden, where a call with side effects follows results."""
-        side_effects = {spec.name for spec in row.steering.specs if spec.side_effect}
-        if not row.answers_result or side_effects.isdisjoint(call.name for call in row.reply.calls):
-            return None
-        messages, images = mask_results(row.request.messages, row.request.images)
-        hidden = replace(row.request, messages=messages, images=images, tool_choice="none", max_tokens=1)
-        reply = self.generate([hidden])[0]
-        assert reply.trigger is not None
-        return Decision(reply.trigger["call"], reply.selection[0][0] if reply.selection else None)
-
-    # -- pieces of a step -------------------------------------------------------------------------------------
-
-    def _example(self, request: Request) -> Example:
-        """The request as the training's renderer makes it, without an answer."""
-        if not request.messages:  # plain text goes on from nothing, as in pretraining
-            source = Source()
-            source.special(self.tokenizer.special.doc, USER)
-            return Example(source, Target(ids=self.renderer.start()))
-        sample = Sample.from_request(request.messages, request.tools, request.images)
-        processed = [self.images(image) for image in sample.images]
-        source = self.renderer.source(sample.messages, [image.grid for image in processed])
-        cards, lexical, required = function_inputs(self.renderer, sample.specs, sample.messages)
-        example = Example(source, Target(ids=self.renderer.start()), cards, lexical, required, processed)
-        example.presence = [[-1] * len(spec.parameter_names) for spec in sample.specs]
-        example.specs = sample.specs
-        return example
-
-    def _collate(self, examples: Sequence[Example]) -> Batch:
-        patch_values = 3 * self.processing.image.patch_size**2
-        batch = collate(examples, patch_values, self.tokenizer.space)
-        return batch.to(self.model.device)
-
-    def _encode(self, batch: Batch) -> Context:
-        model = self.model
-        visual = model.encode_images(batch.patches, batch.grids)[0] if len(batch.patches) else None
-        texts = None
-        if len(batch.text_ids):
-            texts = model.encode_texts(batch.text_ids, batch.text_space, batch.text_lengths)
-        return model.encode(batch, visual, texts)
-
-    def _states(self, requests: Sequence[Request]) -> Tensor:
-        """float[n, D] the decision state of each request."""
-        batch = self._collate([self._example(request) for request in requests])
-        context = self._encode(batch)
-        _, first = self.model.decoder(self.model.embed_target(batch.target_ids), batch.target_lengths, context)
-        return self._scores(first, context, batch)[0].state
-
-    def _scores(self, first: Tensor, context: Context, batch: Batch) -> tuple[FunctionScores, Tensor | None]:
-        head = self.model.head
-        parameters = None
-        if context.texts is not None:
-            parameters = head.parameter_embeddings(context.texts.states, batch.text_parameter, batch.required.shape[-1])
-        return head(first, context, parameters, batch.lexical, batch.required), parameters
-
-    def _start(self, request: Request, example: Example, scores: FunctionScores, number: int) -> _Row:
-        specs: tuple[FunctionSpec, ...] = example.specs
-        reply = Reply(usage={"prompt_tokens": len(example.source.ids) + sum(len(card.ids) for card in example.cards)})
+    def _decided(self, example: Example, prefilled: Prefilled) -> Reply:
+        """The reply as far as the head decides it before the first token."""
+        cards = sum(len(card.ids) for card in example.cards)
+        reply = Reply(usage={"prompt_tokens": len(example.source.ids) + cards})
         if example.source.dropped_turns:
             reply.usage["dropped_turns"] = example.source.dropped_turns
-        selection: dict[str, float] = {}
-        presence: list[list[float]] = []
-        if specs:
-            temperature = self.processing.trigger_temperature
-            probabilities = (scores.trigger[number] / temperature).softmax(-1).tolist()
+        if example.specs:
+            probabilities = (prefilled.trigger / self.processing.trigger_temperature).softmax(-1).tolist()
             reply.trigger = dict(zip(TRIGGER_CLASSES, probabilities, strict=True))
-            shares = scores.selection[number, : len(specs)].softmax(-1).tolist()
-            selection = {spec.name: share for spec, share in zip(specs, shares, strict=True)}
-            reply.selection = sorted(selection.items(), key=lambda pair: -pair[1])
-            present = scores.presence[number].sigmoid().tolist()
-            presence = [present[place][: len(spec.parameter_names)] for place, spec in enumerate(specs)]
-        steering = Steering.start(request, specs, self.grammars, self.tokenizer, reply.trigger, selection, presence)
-        (opening,) = self.renderer.start()
-        written = (opening,) + (-1,) * (WRITTEN - 1)
-        return _Row(request, steering, reply, [], written, opening, RESULT in example.source.role)
+            shares = prefilled.selection[:-1].softmax(-1).tolist()
+            names = [spec.name for spec in example.specs]
+            reply.selection = sorted(zip(names, shares, strict=True), key=lambda pair: -pair[1])
+        return reply
 
-    def _next(
-        self,
-        rows: list[_Row],
-        active: list[int],
-        last: Tensor,
-        batch: Batch,
-        context: Context,
-        parameters: Tensor | None,
-        copy_keys: Tensor,
-    ) -> tuple[Tensor, dict[int, dict[int, tuple[float, int]]]]:
-        """Masked log-scores float32[n, V] of the active rows, and for rows inside a value how much of each
-        token the pointer gave, with the role it came from.
-        """
-        device = last.device
-        logits = self.model.logits(last[active])
-        copied: dict[int, dict[int, tuple[float, int]]] = {}
-        values = [(place, number, rows[number].steering.value()) for place, number in enumerate(active)]
-        inside = [(place, number, where) for place, number, where in values if where is not None]
-        for place, number in enumerate(active):
-            if values[place][2] is None and rows[number].answers_result and rows[number].steering.in_text:
-                inside.append((place, number, (-1, -1)))
-        if inside and parameters is not None and context.card_index is not None:
-            index = torch.tensor([number for _, number, _ in inside], device=device)
-            function = torch.tensor([where[0] for _, _, where in inside], device=device)
-            parameter = torch.tensor([where[1] for _, _, where in inside], device=device)
-            filling = (function >= 0)[:, None]
-            card = context.card_index[index, function.clamp(min=0)].clamp(min=0)
-            wanted = parameters[card, parameter.clamp(min=0)] * filling
-            written = torch.tensor([rows[number].written for _, number, _ in inside], device=device)
-            continues = continuation(batch.source_ids[index], written)
-            gate, attention = self.model.head.copy_scores(
-                last[index], wanted, copy_keys[index], batch.copyable[index], continues
-            )
-            last_token = torch.tensor([rows[number].last for _, number, _ in inside], device=device)
-            ids = copied_ids(batch.source_ids[index], batch.source_space[index], continues, last_token, batch.space)
-            places = torch.tensor([place for place, _, _ in inside], device=device)
-            generate = logits[places].log_softmax(-1)
-            weights = (attention.exp() * batch.copyable[index]).float()
-            pointed = torch.zeros_like(generate).scatter_add_(1, ids, weights)
-            mixture = torch.logaddexp(
-                F.logsigmoid(-gate)[:, None] + generate, F.logsigmoid(gate)[:, None] + pointed.clamp(min=1e-30).log()
-            )
-            logits[places] = mixture
-            share = (F.logsigmoid(gate)[:, None] + pointed.clamp(min=1e-30).log() - mixture).exp()
-            for line, (place, number, _) in enumerate(inside):
-                best = weights[line].topk(min(4, weights.shape[1])).indices.tolist()
-                copied[place] = {
-                    int(ids[line, position]): (
-                        float(share[line, ids[line, position]]),
-                        int(batch.source_role[number, position]),
-                    )
-                    for position in reversed(best)
-                }
-        for place, number in enumerate(active):
-            allowed = rows[number].steering.matcher.allowed()
-            if rows[number].near_limit:
-                allowed = rows[number].steering.closing(allowed)
-            for token, weight in rows[number].steering.bias(allowed).items():
-                logits[place, token] += weight
-            logits[place].masked_fill_(torch.from_numpy(~allowed).to(device), float("-inf"))
-        return logits, copied
+    def _without_results(self, request: Request) -> Decision:
+        """The head's decision with every result hidden."""
+        messages, images = mask_results(request.messages, request.images)
+        example = self.encoder.example(replace(request, messages=messages, images=images))
+        reply = self._decided(example, self.encoder.prefill([example])[0])
+        assert reply.trigger is not None
+        return Decision(reply.trigger["call"], reply.selection[0][0] if reply.selection else None)
 
     # -- scoring and embedding --------------------------------------------------------------------------------
 
@@ -384,13 +182,13 @@ class Engine:
         unlimited = Renderer(self.tokenizer, self.processing.rendering.model_copy(update={"max_target": 1 << 20}))
         examples = []
         for request, reply in zip(requests, replies, strict=True):
-            example = self._example(request)
+            example = self.encoder.example(request)
             message = {"role": "assistant", "content": reply} if isinstance(reply, str) else reply
             turn = Message.model_validate(message)
             example.target = unlimited.target(turn, example.specs, example.source)
             examples.append(example)
-        batch = self._collate(examples)
-        context = self._encode(batch)
+        batch = self.encoder.batch(examples)
+        context = self.encoder.context(examples, batch)
         states, _ = self.model.decoder(self.model.embed_target(batch.target_ids), batch.target_lengths, context)
         log_probabilities = self.model.logits(states).log_softmax(-1)
         real = batch.labels >= 0
@@ -399,10 +197,10 @@ class Engine:
 
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Any]) -> Tensor:
-        """Normalised embeddings float32[n, E] of images, in the space of `embed_texts`."""
-        processed = [self.images(image) for image in images]
+        """Normalised embeddings float32[n, E] of images, decoded or not, in the space of `embed_texts`."""
+        processed = [image if isinstance(image, ProcessedImage) else self.encoder.images(image) for image in images]
         example = Example(Source([0], [False], [USER]), Target(ids=[0]), images=processed)
-        batch = self._collate([example])
+        batch = self.encoder.batch([example])
         embedded = self.model.encode_images(batch.patches, batch.grids)[1]
         return embedded[batch.image_index[0]]
 
@@ -413,7 +211,7 @@ class Engine:
         none = [[False]] * len(cards)
         example = Example(Source([0], [False], [USER]), Target(ids=[0]), cards, [0.0] * len(cards), none)
         example.presence = [[-1]] * len(cards)
-        batch = self._collate([example])
+        batch = self.encoder.batch([example])
         encoded = self.model.encode_texts(batch.text_ids, batch.text_space, batch.text_lengths)
         return F.normalize(encoded.pooled.float(), dim=-1)[batch.card_index[0]]
 
@@ -430,7 +228,7 @@ class Engine:
         """Normalised queries float32[n, width] of requests, to be compared with `function_keys`."""
         if not requests:
             return torch.zeros(0, self.model.head.config.width)
-        return F.normalize(self.model.head.selection_query(self._states(requests)).float(), dim=-1)
+        return F.normalize(self.model.head.selection_query(self.encoder.states(requests)).float(), dim=-1)
 
     @torch.inference_mode()
     def function_keys(self, specs: Sequence[FunctionSpec]) -> Tensor:

@@ -18,7 +18,7 @@ class Request:
     parts or in `images`. tools: functions the model may call. tool_choice: "auto", "none", "required",
     {"name": …}, or allowed_tools. response_format: None, json_object or json_schema in the chat-completions
     form; it binds text and leaves calls as they are. temperature 0 is greedy; temperature is applied first, then
-    top_k (0: off), then top_p.
+    top_k (0: off), then top_p. logprobs: keep them, with the top_logprobs likeliest tokens of each place in text.
     call_threshold: under "auto" the reply calls a function where the trigger's probability reaches it.
     """
 
@@ -34,6 +34,7 @@ class Request:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: bool = False
+    top_logprobs: int = 0
     call_threshold: float = 0.5
     response_format: Mapping[str, Any] | None = None
 
@@ -43,10 +44,13 @@ class Request:
             ("top_p", self.top_p, 1e-6, 1.0),
             ("top_k", self.top_k, 0, 1 << 31),
             ("max_tokens", self.max_tokens, 1, 1 << 20),
+            ("top_logprobs", self.top_logprobs, 0, 20),
             ("call_threshold", self.call_threshold, 0.0, 1.0),
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it must lie between {low} and {high}")
+        if "" in self.stop:
+            raise ValueError("stop holds an empty text, which would stop at once; drop it")
 
 
 @dataclass(frozen=True)
@@ -79,16 +83,26 @@ class Decision:
     function: str | None
 
 
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token of text with the natural logarithm of its probability, and the likeliest ones in its place."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
 @dataclass
 class Reply:
     """What the model answered.
 
     trigger: probabilities of answer, call, ask_missing and cannot; None without functions. selection: the
     functions with their probabilities, best first. logprobs: natural logarithms, one a token, where asked
-    for. usage counts source and written tokens, how many of these the grammar forced, and turns that were dropped
-    because the conversation is longer than the model reads. without_results: for a reply that calls a function with
-    side effects after results of functions, the decision with these hidden. format_errors: what of the response
-    format the content breaks (it was cut, or by a keyword that no grammar holds); empty where it fits.
+    for; text_logprobs: the tokens of the content alone, with the likeliest ones. usage counts source and written
+    tokens, how many of these the grammar forced, and turns that were dropped because the conversation is longer than
+    the model reads. without_results: for a reply that calls a function with side effects after results of functions,
+    the decision with these hidden. format_errors: what of the response format the content breaks (it was cut, or by
+    a keyword that no grammar holds); empty where it fits.
     """
 
     content: str = ""
@@ -98,6 +112,7 @@ class Reply:
     selection: list[tuple[str, float]] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    text_logprobs: list[TokenLogprob] = field(default_factory=list)
     usage: dict[str, int] = field(default_factory=dict)
     without_results: Decision | None = None
     format_errors: tuple[str, ...] = ()
@@ -107,7 +122,8 @@ class Reply:
 class Delta:
     """A piece of a streamed reply: text, the start of a call, a piece of its arguments, its end, or the end of all.
 
-    Joined pieces equal the final reply, which comes with kind "end".
+    Joined pieces equal the final reply, which comes with kind "end". A call that the limit cut has no end and
+    stands in no reply. index: of the call. tokens: of this piece of text, where log-probabilities were asked for.
     """
 
     kind: Literal["text", "call_start", "arguments", "call_end", "end"]
@@ -116,3 +132,4 @@ class Delta:
     call: Call | None = None
     name: str | None = None
     reply: Reply | None = None
+    tokens: tuple[TokenLogprob, ...] = ()

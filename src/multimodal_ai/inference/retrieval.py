@@ -8,7 +8,6 @@ names in `tool_choice` always stays.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -22,11 +21,12 @@ from multimodal_ai.data.rendering import Renderer
 from multimodal_ai.functions.grammar import normalize_tool_choice
 from multimodal_ai.functions.lexical import lexical_scores
 from multimodal_ai.functions.schema import FunctionSpec
+from multimodal_ai.inference.cache import ContentCache, weights_version
 from multimodal_ai.inference.requests import Request
 from multimodal_ai.models.multimodal_model import MultimodalModel
 
 LIMIT, KEPT = 64, 16  # more functions than LIMIT: the best KEPT remain
-CACHED_KEYS = 1 << 16  # 33 MB at a head width of 128
+CACHED_BYTES = 32 << 20  # 65,536 keys at a head width of 128
 CARDS_AT_ONCE = 256
 
 
@@ -38,10 +38,10 @@ class Retriever:
         model: MultimodalModel,
         renderer: Renderer,
         states: Callable[[Sequence[Request]], Tensor],
-        cached_keys: int = CACHED_KEYS,
+        cached_bytes: int = CACHED_BYTES,
     ) -> None:
-        self.model, self.renderer, self.states, self.cached_keys = model, renderer, states, cached_keys
-        self._keys: OrderedDict[str, Tensor] = OrderedDict()
+        self.model, self.renderer, self.states = model, renderer, states
+        self.cache = ContentCache(cached_bytes)
 
     def narrowed(self, request: Request) -> Request:
         """The request with its best KEPT functions in their order, where it has more than LIMIT.
@@ -70,16 +70,15 @@ class Retriever:
     @torch.inference_mode()
     def keys(self, specs: Sequence[FunctionSpec]) -> Tensor:
         """Keys float[F, width] of functions; those not cached are encoded now."""
-        known = {spec.hash: self._keys[spec.hash] for spec in specs if spec.hash in self._keys}
-        fresh = [spec for spec in specs if spec.hash not in known]
+        self.cache.use_weights(weights_version(self.model))
+        found = {spec.hash: self.cache.get("key", spec.hash) for spec in specs}
+        fresh = [spec for spec in specs if found[spec.hash] is None]
+        known = {name: key for name, key in found.items() if key is not None}
         for start in range(0, len(fresh), CARDS_AT_ONCE):
             part = fresh[start : start + CARDS_AT_ONCE]
-            known.update(zip((spec.hash for spec in part), self._encode(part), strict=True))
-        for name, key in known.items():
-            self._keys[name] = key
-            self._keys.move_to_end(name)
-        while len(self._keys) > self.cached_keys:
-            self._keys.popitem(last=False)
+            for spec, key in zip(part, self._encode(part), strict=True):
+                known[spec.hash] = key.clone()  # not a view that keeps the others alive
+                self.cache.put("key", spec.hash, known[spec.hash])
         return torch.stack([known[spec.hash] for spec in specs])
 
     def _encode(self, specs: Sequence[FunctionSpec]) -> Tensor:

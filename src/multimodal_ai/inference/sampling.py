@@ -16,28 +16,15 @@ from multimodal_ai.inference.requests import Request
 
 
 class Sampler:
-    """The settings and random streams of the rows of one batch."""
+    """The settings and the random stream of one request."""
 
-    def __init__(self, requests: Sequence[Request]) -> None:
-        self._requests = list(requests)
-        self._streams = [np.random.Generator(np.random.PCG64(request.seed)) for request in requests]
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._stream = np.random.Generator(np.random.PCG64(request.seed))
 
-    def __call__(self, logits: Tensor, rows: Sequence[int]) -> tuple[list[int], Tensor]:
-        """logits: float32[n, V], -inf where forbidden, of the requests `rows`.
-
-        Returns one token a row and the log-probabilities float32[n, V] before any truncation.
-        """
-        log_probabilities = logits.log_softmax(-1)
-        chosen = logits.argmax(-1)
-        for place, row in enumerate(rows):
-            request = self._requests[row]
-            if request.temperature > 0:
-                chosen[place] = self._draw(logits[place], request, self._streams[row].random())
-        return chosen.tolist(), log_probabilities
-
-    @staticmethod
-    def _draw(logits: Tensor, request: Request, uniform: float) -> int:
-        """The token at `uniform` of the truncated distribution's cumulative sum, best first."""
+    def draw(self, logits: Tensor) -> int:
+        """logits: float32[V]. The token at a random place of the truncated distribution's cumulative sum."""
+        request, uniform = self._request, self._stream.random()
         sorted_logits, order = (logits / request.temperature).sort(descending=True, stable=True)
         probabilities = sorted_logits.softmax(-1).double()
         if request.top_k:
@@ -48,3 +35,20 @@ class Sampler:
         cumulative = (probabilities * keep).cumsum(0)
         place = int(torch.searchsorted(cumulative, uniform * float(cumulative[-1]), right=True))
         return int(order[min(place, int(keep.sum()) - 1)])
+
+    @property
+    def greedy(self) -> bool:
+        """Whether it always takes the likeliest token."""
+        return self._request.temperature <= 0
+
+
+def sample(logits: Tensor, samplers: Sequence[Sampler]) -> tuple[list[int], Tensor]:
+    """logits: float32[n, V], -inf where forbidden; one sampler a row.
+
+    Returns one token a row and the log-probabilities float32[n, V] before any truncation.
+    """
+    chosen = logits.argmax(-1).tolist()
+    for row, sampler in enumerate(samplers):
+        if not sampler.greedy:
+            chosen[row] = sampler.draw(logits[row])
+    return chosen, logits.log_softmax(-1)

@@ -53,6 +53,7 @@ class Steering:
     call_probability: float
     indices: dict[str, int] = field(default_factory=dict)
     formatted: bool = False  # text must be JSON
+    unenforced: frozenset[str] = frozenset()  # functions whose calls must still be validated when complete
     answer: str = ""  # what is there of it
 
     @classmethod
@@ -84,6 +85,7 @@ class Steering:
             call_probability=call_probability,
             indices={spec.name: number for number, spec in enumerate(specs)},
             formatted=response_schema(request.response_format) is not None,
+            unenforced=frozenset(note.partition(":")[0] for note in grammar.notes),
         )
 
     @property

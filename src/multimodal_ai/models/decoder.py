@@ -7,8 +7,8 @@ everything long lives in the context.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import cast
 
 import torch
@@ -18,12 +18,14 @@ from multimodal_ai.models.layers import (
     Attention,
     AttentionLayout,
     BlockConfig,
+    KeyRows,
     LayerNorm,
     Packing,
     SwiGLU,
     rotary_angles,
+    to_device,
 )
-from multimodal_ai.models.text_encoder import KeysValues, MemoryPlaces, StandaloneTexts
+from multimodal_ai.models.text_encoder import KeysValues, StandaloneTexts
 
 
 class DecoderConfig(BlockConfig):
@@ -35,25 +37,39 @@ class Context:
     """What the decoder and the head may look at: the conversation and the cards of each sample.
 
     states: float[B, S, D] of the conversation (text and visual tokens), valid: bool[B, S];
+    rows: float[M, D], the states of all cards and conversations without padding; keys: which of them are a sample's;
     texts: every standalone text of the batch, card_index: int[B, F] which of them are a sample's functions.
     """
 
     states: Tensor
     valid: Tensor
+    rows: Tensor
+    keys: KeyRows
     texts: StandaloneTexts | None = None
     card_index: Tensor | None = None
 
-    @cached_property
-    def listed(self) -> MemoryPlaces | None:
-        """Where the tokens of each sample's cards stand; None without cards."""
-        if self.texts is None or self.card_index is None:
-            return None
-        return MemoryPlaces.of(self.texts.valid, self.card_index)
+    @classmethod
+    def of(
+        cls,
+        rows: Tensor,
+        packing: Packing,
+        texts: StandaloneTexts | None = None,
+        listed: Sequence[Sequence[int]] | None = None,
+        card_index: Tensor | None = None,
+    ) -> Context:
+        """rows: packed states of the conversations; listed: `card_index` in main memory."""
+        states = packing.pad(rows)
+        if texts is None or listed is None:
+            return cls(states, packing.valid, rows, KeyRows(packing))
+        cards = texts.packing
+        keys = KeyRows(packing, cards, listed, cards.starts, cards.count)
+        joined = torch.cat((cards.unpad(texts.states), rows))
+        return cls(states, packing.valid, joined, keys, texts, card_index)
 
     @property
     def key_valid(self) -> Tensor:
-        """bool[B, M + S]: cards first, then the conversation, as everywhere."""
-        return self.valid if self.listed is None else torch.cat((self.listed.valid, self.valid), dim=1)
+        """bool[B, M]: the keys of each sample, its cards first and then the conversation, padded at the end."""
+        return self.keys.packing.valid
 
 
 @dataclass
@@ -96,12 +112,12 @@ class DecoderBlock(nn.Module):
     ) -> Tensor:
         """x: float[B, T, D], or packed float[N, D] where the layouts pack.
 
-        context: the context itself, or the keys and values this block made of it before.
+        context: the context itself, or the keys and values this block made of it before, padded.
         cache: keys and values float[B, T_max, K, E] and positions int[B, T]; this block writes its own at
         those positions and attends to the whole cache under `layout`.
         """
         normed = self.attention_norm(x)
-        k, v = self.attention.keys_values(normed, angles, layout.packing)
+        k, v = self.attention.keys_values(normed, angles)
         if cache is not None:
             keys, values, positions = cache
             row = torch.arange(x.shape[0], device=x.device)[:, None]
@@ -109,22 +125,17 @@ class DecoderBlock(nn.Module):
             values[row, positions] = v.to(values.dtype)
             k, v = keys, values
         x = x + self.attention(normed, (k, v), layout, angles)
-        memory = self.context_keys_values(context) if isinstance(context, Context) else context
+        memory = self.cross_attention.keys_values(context.rows) if isinstance(context, Context) else context
         x = x + self.cross_attention(self.cross_norm(x), memory, context_layout)
         return x + self.mlp(self.mlp_norm(x))
 
     def context_keys_values(self, context: Context) -> KeysValues:
-        """Keys and values of cards and conversation, each float[B, M + S, K, E].
+        """Keys and values of cards and conversation, each float[B, M, K, E].
 
         A card's are made once and lined up for every sample that lists it.
         """
-        k, v = self.cross_attention.keys_values(context.states)
-        listed = context.listed
-        if context.texts is None or listed is None:
-            return k, v
-        of_texts = self.cross_attention.keys_values(context.texts.states)
-        cards = [listed.gather(part).to(k.dtype) for part in of_texts]
-        return torch.cat((cards[0], k), dim=1), torch.cat((cards[1], v), dim=1)
+        k, v = self.cross_attention.keys_values(context.rows)
+        return context.keys.padded(k), context.keys.padded(v)
 
 
 class Decoder(nn.Module):
@@ -136,18 +147,18 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(config, context_width) for _ in range(config.layers))
         self.norm = LayerNorm(config.width)
 
-    def forward(self, x: Tensor, lengths: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """Teacher forcing. x: float[B, T, D], position 0 first; lengths: int[B], each at least 1.
+    def forward(self, x: Tensor, lengths: Sequence[int] | Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Teacher forcing. x: float[B, T, D], position 0 first; lengths: of each row, at least 1.
 
         Returns normed states float[B, T, D] and the first position's state after every layer,
         float[B, layers + 1, D], which is what the function-calling head reads.
         """
-        packing = Packing(lengths, x.shape[1])
+        packing = Packing(lengths, x.shape[1], x.device)
         layout = AttentionLayout(causal=True, packing=packing)  # padding stands behind, where nobody looks
-        context_layout = AttentionLayout(key_valid=context.key_valid, packing=packing)
+        context_layout = AttentionLayout(key_valid=context.key_valid, packing=packing, keys=context.keys)
         positions = torch.arange(x.shape[1], device=x.device)[None, :, None]
         angles = rotary_angles(packing.unpad(positions), self.config.head_width, self.config.rope_theta)
-        starts = lengths.cumsum(0) - lengths
+        starts = to_device(packing.starts, packing.device)
         x = packing.unpad(x)
         first = [x.index_select(0, starts)]
         for block in self.blocks:
@@ -177,26 +188,11 @@ class Decoder(nn.Module):
         positions = cache.lengths[:, None] + torch.arange(T, device=x.device)[None, :]
         positions = positions.clamp(max=cache.keys[0].shape[1] - 1)
         slots = torch.arange(cache.keys[0].shape[1], device=x.device)
-        layout = RowLayout(slots[None, None, :] <= positions[:, :, None])
+        layout = AttentionLayout(allowed=slots[None, None, :] <= positions[:, :, None])
         angles = rotary_angles(positions[..., None], self.config.head_width, self.config.rope_theta)
         first = [x[:, 0]]
         for block, keys, values, kv in zip(self.blocks, cache.keys, cache.values, memory.keys_values, strict=True):
             x = block(x, layout, angles, kv, memory.layout, (keys, values, positions))
             first.append(x[:, 0])
-        cache.lengths += counts
+        cache.lengths += counts.to(cache.lengths.device)
         return self.norm(x), torch.stack(first, dim=1)
-
-
-class RowLayout(AttentionLayout):
-    """A layout given as the mask itself, bool[B, T, S]: rows of a cache stand at different lengths."""
-
-    def __init__(self, allowed: Tensor) -> None:
-        super().__init__()
-        self.allowed = allowed
-
-    def bias(self, queries: int, keys: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-        key = (dtype, queries, keys)
-        if key not in self._bias:
-            zero = torch.zeros((), dtype=dtype, device=device).expand(self.allowed.shape)
-            self._bias[key] = zero.masked_fill(~self.allowed, torch.finfo(dtype).min)[:, None]
-        return self._bias[key]

@@ -27,12 +27,14 @@ class PartDescription:
 
 @dataclass(frozen=True)
 class SampleShape:
-    """Sizes of the sample that FLOPs are counted for, in tokens (patches for the image)."""
+    """Sizes of the sample that FLOPs and memory are counted for, in tokens (patches for the image)."""
 
-    patches: int = 64
+    patches: int = 64  # of its one image; 0: no image
     source: int = 128  # conversation without visual tokens
-    cards: int = 160  # function cards of the sample, together
+    cards: int = 160  # function cards of the sample, together; 0: no functions
     target: int = 64
+    values: int = 16  # target tokens inside argument values, where the pointer is computed
+    functions: int = 2
 
 
 def _stack(config: BlockConfig, cross: bool = False) -> str:

@@ -81,8 +81,8 @@ class FunctionCallingHead(nn.Module):
 
         count: P, the most parameters of a card; a text that is no card has none and gets zeros.
         """
-        P = count
-        member = F.one_hot(parameter_of_token + 1, P + 1)[..., 1:].to(states.dtype)  # [U, L, P]
+        parameter = torch.arange(count, device=states.device)
+        member = (parameter_of_token[..., None] == parameter).to(states.dtype)  # [U, L, P]
         total = torch.einsum("ulp,uld->upd", member, states)
         return self.parameter_norm(total / member.sum(1).clamp(min=1)[..., None])
 

@@ -22,6 +22,7 @@ from multimodal_ai.models.layers import (
     SwiGLU,
     grid_embedding,
     lengths_to_valid,
+    to_device,
 )
 from multimodal_ai.utils.config import ConfigModel
 
@@ -61,6 +62,7 @@ class ProjectionFusion(nn.Module):
     def visual_tokens(self, patch_states: Tensor, grids: Tensor) -> VisualTokens:
         """patch_states: float[I, N, Dv], grids: int[I, 2] -> tokens float[I, N / merge², D], row by row."""
         count, N, width = patch_states.shape
+        grids = to_device(grids, patch_states.device)
         merge = self.merge
         M = max(N // merge**2, 1)
         lengths = grids.prod(-1) // merge**2
@@ -81,11 +83,10 @@ class ProjectionFusion(nn.Module):
     def place(self, x: Tensor, visual: VisualTokens, slots: Tensor, slot_image: Tensor, slot_token: Tensor) -> Tensor:
         """Put visual tokens at the image slots of x: float[B, S, D].
 
-        slots: bool[B, S]; slot_image, slot_token: int[number of slots], in the order of the slots. A
-        number of slots that differs from their description is an error of the caller.
+        slots, slot_image, slot_token: int[number of slots], where in the B * S places, of which image, which token.
         """
         chosen = visual.tokens[slot_image, slot_token].to(x.dtype)
-        return x.masked_scatter(slots[..., None], chosen)
+        return x.flatten(0, 1).index_copy(0, slots, chosen).view_as(x)
 
     def mix(self, number: int, x: Tensor, visual: VisualTokens | None, image_index: Tensor | None) -> Tensor:
         """Never called: the visual tokens already stand in x."""
@@ -123,6 +124,7 @@ class CrossAttentionFusion(nn.Module):
     def visual_tokens(self, patch_states: Tensor, grids: Tensor) -> VisualTokens:
         """patch_states: float[I, N, Dv] -> latents float[I, latents, D]."""
         count, N, _ = patch_states.shape
+        grids = to_device(grids, patch_states.device)
         layout = AttentionLayout(key_valid=lengths_to_valid(grids.prod(-1), N))
         x = self.latents.expand(count, -1, -1)
         x = x + self.resampler(self.resample_norm(x), self.resampler.keys_values(patch_states), layout)

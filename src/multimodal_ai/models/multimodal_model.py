@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from multimodal_ai.models.decoder import Context, Decoder, DecoderConfig
 from multimodal_ai.models.function_head import FunctionCallingHead, FunctionScores, HeadConfig
 from multimodal_ai.models.fusion import FusionConfig, VisualTokens, build_fusion
-from multimodal_ai.models.layers import init_weights
+from multimodal_ai.models.layers import autocast_dtype, init_weights, to_device
 from multimodal_ai.models.text_encoder import StandaloneTexts, TextConfig, TextEncoder
 from multimodal_ai.models.vision_encoder import VisionConfig, VisionEncoder
 from multimodal_ai.utils.config import ConfigModel
@@ -33,8 +33,7 @@ ROLES = ("card", "system", "user", "assistant", "result", "image")  # what a sou
 
 def activations(x: Tensor) -> Tensor:
     """x in the dtype of the activations: under autocast the residual stream is in the lower precision too."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    return x.to(autocast_dtype(x.device) or x.dtype)
 
 
 class ModelConfig(ConfigModel):
@@ -54,9 +53,12 @@ class ModelInputs(Protocol):
     source_ids, source_role: int[B, S]; source_space: bool[B, S]; source_lengths: int[B]
     text_ids: int[U, L]; text_space: bool[U, L]; text_lengths: int[U]; text_parameter: int[U, L]
     card_index: int[B, F] into the texts, -1 none; lexical: float[B, F]; required: bool[B, F, P]
-    patches: uint8[I, N, 3 * patch²]; grids: int[I, 2]; slots: bool[B, S]; slot_image, slot_token: int[n]
+    patches: uint8[I, N, 3 * patch²]; grids: int[I, 2]; slots, slot_image, slot_token: int[n], where in the B * S
+    places of the source an image's tokens stand, of which image, and which
     image_index: int[B, G] the images of a sample, -1 none; target_ids: int[B, T]; target_lengths: int[B]
     pair_image, pair_text: int[C] images and texts that belong together
+
+    What decides over shapes stays in main memory, so that nothing waits for a device: lengths, grids, card_index.
     """
 
     source_ids: Tensor
@@ -160,8 +162,8 @@ class MultimodalModel(nn.Module):
         states, pooled = self.vision(patches, grids)
         return self.fusion.visual_tokens(states, grids), F.normalize(pooled.float(), dim=-1)
 
-    def encode_texts(self, ids: Tensor, space: Tensor, lengths: Tensor) -> StandaloneTexts:
-        """Function cards and captions, each alone: int[U, L], bool[U, L], int[U]."""
+    def encode_texts(self, ids: Tensor, space: Tensor, lengths: Sequence[int] | Tensor) -> StandaloneTexts:
+        """Function cards and captions, each alone: int[U, L], bool[U, L], and the length of each."""
         return self.text.encode_alone(self.embed_source(ids, space, torch.zeros_like(ids)), lengths)
 
     def encode(
@@ -171,23 +173,24 @@ class MultimodalModel(nn.Module):
         texts: StandaloneTexts | None = None,
     ) -> Context:
         """The context of every sample. `visual` and `texts` may come from a cache."""
-        if batch.slot_image.shape != batch.slot_token.shape or batch.slots.shape != batch.source_ids.shape:
+        if not len(batch.slots) == len(batch.slot_image) == len(batch.slot_token):
             raise ValueError(
-                f"{tuple(batch.slot_image.shape)} slot images, {tuple(batch.slot_token.shape)} slot tokens, slots "
-                f"{tuple(batch.slots.shape)} for a source of {tuple(batch.source_ids.shape)}: they must agree"
+                f"{len(batch.slots)} slots, {len(batch.slot_image)} slot images and {len(batch.slot_token)} slot "
+                "tokens: they must agree"
             )
         x = self.embed_source(batch.source_ids, batch.source_space, batch.source_role)
         if visual is not None:
             x = self.fusion.place(x, visual, batch.slots, batch.slot_image, batch.slot_token)
-        card_index = batch.card_index if texts is not None and batch.card_index.shape[1] else None
+        has_cards = texts is not None and batch.card_index.shape[1] > 0
+        listed = batch.card_index.tolist() if has_cards else None
 
         def mix(number: int, states: Tensor) -> Tensor:
             return self.fusion.mix(number, states, visual, batch.image_index)
 
-        texts = texts if card_index is not None else None
-        mixed = mix if self.fusion.mixes else None
-        states, valid = self.text(x, batch.source_lengths, texts, card_index, mixed)
-        return Context(states, valid, texts, card_index)
+        texts = texts if has_cards else None
+        card_index = to_device(batch.card_index, x.device) if has_cards else None
+        rows, packing = self.text(x, batch.source_lengths, texts, listed, mix if self.fusion.mixes else None)
+        return Context.of(rows, packing, texts, listed, card_index)
 
     # -- decoding ---------------------------------------------------------------------------------------------
 
@@ -214,7 +217,7 @@ class MultimodalModel(nn.Module):
         visual, image_embeddings = self.encode_images(patches, grids)
         if no_texts:
             one = batch.text_ids.new_ones(1, 1)
-            texts = self.encode_texts(one, one.bool(), one[0])
+            texts = self.encode_texts(one, one.bool(), [1])
             text_parameter = one - 2
         else:
             texts = self.encode_texts(batch.text_ids, batch.text_space, batch.text_lengths)

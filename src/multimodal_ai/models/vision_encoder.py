@@ -20,8 +20,10 @@ from multimodal_ai.models.layers import (
     EncoderBlock,
     LayerNorm,
     Packing,
+    autocast_dtype,
     grid_embedding,
     rotary_angles,
+    to_device,
 )
 
 
@@ -57,10 +59,9 @@ class Stem(nn.Module):
         self.norms = nn.ModuleList(LayerNorm(width) for width in widths[1:])
 
     def forward(self, patches: Tensor, grids: Tensor, positions: Tensor, packing: Packing) -> Tensor:
-        """uint8[I, N, 3 * patch²], int[I, 2], int[I, N, 2] rows and columns -> packed float[M, D]."""
+        """uint8[I, N, 3 * patch²], int[I, 2] in main memory, int[I, N, 2] rows and columns -> packed float[M, D]."""
         kernel = cast(nn.Linear, self.convolutions[0]).weight
-        device = kernel.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else kernel.dtype
+        dtype = autocast_dtype(kernel.device) or kernel.dtype
         pixels, inside = self._pixels(patches, grids)  # [I, H, W, 3], [I, R, C]
         x = pixels.to(dtype) / 127.5 - 1.0
         cells = self.patch_size  # pixels of x along the side of a patch
@@ -81,7 +82,8 @@ class Stem(nn.Module):
     def _pixels(self, patches: Tensor, grids: Tensor) -> tuple[Tensor, Tensor]:
         """The images themselves, uint8[I, H, W, 3] on the largest grid, and which patches are real, bool[I, R, C]."""
         size = self.patch_size
-        rows, columns = (int(most) for most in grids.amax(0).clamp(min=1))
+        rows, columns = grids.amax(0).clamp(min=1).tolist()
+        grids = to_device(grids, patches.device)
         row = torch.arange(rows, device=grids.device)[None, :, None]
         column = torch.arange(columns, device=grids.device)[None, None, :]
         inside = (row < grids[:, 0, None, None]) & (column < grids[:, 1, None, None])
@@ -112,16 +114,17 @@ class VisionEncoder(nn.Module):
         self.pooling = AttentionPooling(config.width, config.heads, embedding_width)
 
     def forward(self, patches: Tensor, grids: Tensor) -> tuple[Tensor, Tensor]:
-        """patches: uint8[I, N, 3 * patch²], row by row, padded to N; grids: int[I, 2] rows and columns.
+        """patches: uint8[I, N, 3 * patch²], row by row, padded to N; grids: int[I, 2] rows and columns, in main
+        memory (on a device, they are waited for).
 
         Returns patch states float[I, N, D] and one pooled embedding float[I, embedding_width].
         """
         N = patches.shape[1]
-        packing = Packing(grids.prod(-1), N)
+        packing = Packing(grids.prod(-1).tolist(), N, patches.device)
         layout = AttentionLayout(key_valid=None if packing.full else packing.valid, packing=packing)
         index = torch.arange(N, device=patches.device)[None, :]
-        columns = grids[:, 1:].clamp(min=1)
-        positions = torch.stack((index // columns, index % columns), dim=-1)
+        per_row = to_device(grids[:, 1:].clamp(min=1), patches.device)
+        positions = torch.stack((index // per_row, index % per_row), dim=-1)
         angles = rotary_angles(packing.unpad(positions), self.config.head_width, self.config.rope_theta)
         x = self.stem(patches, grids, positions, packing)
         for block in self.blocks:

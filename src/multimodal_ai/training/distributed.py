@@ -86,7 +86,7 @@ class Distribution:
         blocks: list[nn.Module] = [block for _, block in cast(Any, objective).model.blocks()]
         for block in blocks:
             if config.activation_checkpointing:
-                _checkpoint_activations(block)
+                checkpoint_activations(block)
             if config.compile:
                 block.compile(dynamic=True)  # batches differ in length; a compilation for each would be too many
         self.module: nn.Module = self.objective
@@ -287,7 +287,7 @@ def _touch_whole(objective: nn.Module, inputs: object, sums: dict[str, Tensor]) 
     return {term: value + nothing for term, value in sums.items()}  # to all: a stage may train a single one
 
 
-def _checkpoint_activations(block: nn.Module) -> None:
+def checkpoint_activations(block: nn.Module) -> None:
     """Recompute the block in the backward pass. In place, so that names of parameters stay as they are.
 
     A function, not functools.partial: torch.compile passes over a partial without a word.

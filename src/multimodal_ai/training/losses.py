@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from multimodal_ai.data.packing import IGNORED, IN_TEXT, Batch
-from multimodal_ai.data.tokenizer import SPECIAL_TOKENS
+from multimodal_ai.data.packing import IGNORED, Batch
 from multimodal_ai.models.function_head import continuation, copied_ids
 from multimodal_ai.models.multimodal_model import ModelOutput, MultimodalModel
+from multimodal_ai.training.cross_entropy import token_losses
 
 TERMS = (
     "language",
@@ -47,14 +47,6 @@ DEFAULT_WEIGHTS = {
     "copy_span": 0.2,
     "bag_of_words": 0.0,
 }
-
-
-def _rounded(mask: Tensor, multiple: int = 64) -> tuple[Tensor, Tensor]:
-    """Places where a flat mask is True, int[n], with n rounded up so that few shapes occur, and which are real."""
-    places = mask.nonzero().squeeze(1)
-    added = -len(places) % multiple
-    real = torch.arange(len(places) + added, device=mask.device) < len(places)
-    return F.pad(places, (0, added)), real
 
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -111,11 +103,13 @@ class TrainingObjective(nn.Module):
         trigger = self._sum("trigger", batch, rows, each, batch.trigger >= 0)
         each = _cross_entropy(scores.selection, batch.selection)
         selection = self._sum("selection", batch, rows, each, batch.selection.sum(1) > 0)
-        labelled = batch.presence >= 0
+        labelled = batch.presence_place
         each = F.binary_cross_entropy_with_logits(
-            scores.presence[labelled], batch.presence[labelled].float(), reduction="none"
+            scores.presence.flatten()[labelled], batch.presence.flatten()[labelled].float(), reduction="none"
         )
-        presence = self._sum("presence", batch, labelled.nonzero()[:, 0], each, torch.ones_like(each))
+        functions, parameters = batch.presence.shape[1:]
+        rows = labelled // max(functions * parameters, 1)
+        presence = self._sum("presence", batch, rows, each, torch.ones_like(each))
         contrastive = self._contrastive(out, batch)
         words, retrieval = self._bag_of_words(out, batch), self._retrieval(out, batch)
         terms = (language, contrastive, words, trigger, selection, retrieval, presence, gate, span)
@@ -137,13 +131,14 @@ class TrainingObjective(nn.Module):
         """
         model, head = self.model, self.model.head
         T = batch.labels.shape[1]
-        here, real = _rounded(batch.labels.flatten() != IGNORED)  # positions with a label
+        here, real = batch.label_place, batch.label_real  # positions with a label
         rows = here // T
         labels, weight = batch.labels.flatten()[here].clamp(min=0), batch.label_weight.flatten()[here] * real
         states = out.decoder_states.flatten(0, 1)[here]
-        nll = F.cross_entropy(model.logits(states), labels, reduction="none")
+        embedding = model.embedding.weight.to(states.dtype)
+        nll = token_losses(states * model.logit_scale, embedding, labels)
         value = batch.value.flatten()[here].masked_fill(~real, -1)
-        inside, real = _rounded((value >= 0) | (value == IN_TEXT))  # those where the pointer may copy
+        inside, real = batch.copy_place, batch.copy_real  # those where the pointer may copy
         row, value, token = rows[inside], value[inside], labels[inside]
         filling = real & (value >= 0)  # and there those inside the value of an argument
         value = value.clamp(min=0)
@@ -182,10 +177,10 @@ class TrainingObjective(nn.Module):
         """InfoNCE over the cards of all hidden examples of the micro-batch (van den Oord et al., arXiv 1807.03748),
         summed over these examples.
         """
-        rows, head = batch.retrieval.sum(1) > 0, self.model.head
+        rows, head = batch.retrieval_row, self.model.head
         scores = head.match(out.scores.state[rows], head.card_keys(out.pooled_texts), batch.retrieval_lexical[rows])
         each = _cross_entropy(scores.masked_fill(~batch.retrieval_candidates, float("-inf")), batch.retrieval[rows])
-        return self._sum("retrieval", batch, rows.nonzero()[:, 0], each, torch.ones_like(each))
+        return self._sum("retrieval", batch, rows, each, torch.ones_like(each))
 
     def _contrastive(self, out: ModelOutput, batch: Batch) -> Tensor:
         """Sigmoid loss over all pairs of the micro-batch (SigLIP, arXiv 2303.15343), summed over images and
@@ -207,8 +202,7 @@ class TrainingObjective(nn.Module):
         The words are those of the shared embedding, so that what an image shows comes to lie where the text
         encoder has the word for it.
         """
-        visual, captions = out.visual, batch.text_ids[batch.pair_text]
-        words = captions[captions >= len(SPECIAL_TOKENS)].unique()
+        visual, captions, words = out.visual, batch.text_ids[batch.pair_text], batch.words
         if not len(words):
             return visual.tokens.sum() * 0.0
         states = F.layer_norm(visual.tokens, visual.tokens.shape[-1:])

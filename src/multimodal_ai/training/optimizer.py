@@ -11,7 +11,8 @@ that learning rate and weight decay of AdamW carry over.
 Why not torch.optim.Muon: it multiplies in BF16 everywhere. 30 matrices of 256 x 768 on 2 CPU threads
 (`benchmarks/muon.py`): 112 ms a step where the CPU multiplies BF16 natively, as here; 540 ms on AVX-512
 without BF16, where FP32 takes 215 ms; 9.4 s on AVX2, where FP32 takes 0.24 s. It also runs every product
-of the iteration as a collective when parameters are sharded (measured 4 times as slow), and gathers none.
+of the iteration as a collective when parameters are sharded (measured 4 times as slow). Here the processes
+divide the matrices among themselves, sharded or not, and send each other the results.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor
 
 from multimodal_ai.training.config import (
     OptimizerConfig,
@@ -113,10 +115,16 @@ def freeze(model: nn.Module, plan: Mapping[str, ParameterPlan]) -> None:
         parameter.requires_grad_(plan[name].trainable)
 
 
-def build_optimizer(model: nn.Module, plan: Mapping[str, ParameterPlan], config: OptimizerConfig) -> MuonAdamW:
+def build_optimizer(
+    model: nn.Module,
+    plan: Mapping[str, ParameterPlan],
+    config: OptimizerConfig,
+    processes: dist.ProcessGroup | None = None,
+) -> MuonAdamW:
     """The optimizer over the trainable parameters of `model`, grouped by kind, decay and learning rate.
 
-    Call it after the model stands on its device and is sharded.
+    Call it after the model stands on its device and is sharded. processes: those that hold the same parameters,
+    whole, with the same gradients, and step together; they divide Muon's work.
     """
     grouped: dict[tuple[bool, bool, float, bool], list[Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():
@@ -135,7 +143,7 @@ def build_optimizer(model: nn.Module, plan: Mapping[str, ParameterPlan], config:
                 "weight_decay": config.weight_decay if decay else 0.0,
             }
         )
-    return MuonAdamW(groups, config.betas, config.eps, config.momentum)
+    return MuonAdamW(groups, config.betas, config.eps, config.momentum, processes)
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -151,9 +159,11 @@ class MuonAdamW(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         momentum: float = 0.95,
+        processes: dist.ProcessGroup | None = None,
     ) -> None:
         defaults = {"lr": 1e-3, "weight_decay": 0.0, "muon": False, "betas": betas, "eps": eps, "momentum": momentum}
         super().__init__(list(groups), defaults)
+        self._processes = processes
         self._adamw: torch.optim.AdamW | None = None
         self._link()
 
@@ -201,25 +211,82 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def _muon(self, group: dict[str, Any]) -> None:
         momentum, lr = group["momentum"], group["lr"]
-        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
             state = self.state[parameter]
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
-            buffer = state["momentum_buffer"]
-            buffer.mul_(momentum).add_(parameter.grad)
-            by_shape[parameter.shape].append((parameter, parameter.grad.add(buffer, alpha=momentum)))
+            state["momentum_buffer"].mul_(momentum).add_(parameter.grad)
+            by_shape[parameter.shape].append(parameter)
         for shape, members in by_shape.items():
-            scale = 0.2 * math.sqrt(max(shape))
-            for start in range(0, len(members), _batch_size(members[0][0])):
-                chunk = members[start : start + _batch_size(members[0][0])]
-                whole = [_gather(update) for _, update in chunk]
-                orthogonal = orthogonalise(torch.stack(whole))
-                for (parameter, _), update in zip(chunk, orthogonal, strict=True):
-                    parameter.mul_(1 - lr * group["weight_decay"])
-                    parameter.add_(_shard_like(update.to(parameter.dtype), parameter), alpha=-lr * scale)
+            scale, sharing = 0.2 * math.sqrt(max(shape)), self._sharing(members[0])
+            share = dist.get_world_size(sharing) if sharing is not None else 1
+            at_once = share * matrices_at_once(shape.numel(), members[0].device.type)
+            for start in range(0, len(members), at_once):
+                chunk = members[start : start + at_once]
+                updates = [p.grad.add(self.state[p]["momentum_buffer"], alpha=momentum) for p in chunk]
+                if share == 1:
+                    pieces: Sequence[Tensor] = orthogonalise(torch.stack([_local(u) for u in updates])).unbind()
+                elif isinstance(updates[0], DTensor):
+                    pieces = _orthogonal_pieces([_local(u) for u in updates], shape, sharing)
+                else:
+                    pieces = _orthogonal_copies(updates, sharing)
+                for parameter, piece in zip(chunk, pieces, strict=True):
+                    here = _local(parameter)
+                    here.mul_(1 - lr * group["weight_decay"])
+                    here.add_(piece.to(here.dtype), alpha=-lr * scale)
+
+    def _sharing(self, parameter: Tensor) -> dist.ProcessGroup | None:
+        """The processes that divide the work on this parameter: those with its pieces, or with copies of it."""
+        if isinstance(parameter, DTensor):
+            return parameter.device_mesh.get_group(parameter.device_mesh.ndim - 1)
+        return self._processes
+
+
+def _orthogonal_copies(matrices: list[Tensor], processes: dist.ProcessGroup | None) -> Sequence[Tensor]:
+    """`orthogonalise` matrices float[m, n] that every process has: each does its share, and all get all results."""
+    world, rank = dist.get_world_size(processes), dist.get_rank(processes)
+    each = -(-len(matrices) // world)
+    mine = matrices[each * rank : each * (rank + 1)]
+    own = matrices[0].new_zeros(each, *matrices[0].shape)
+    if mine:
+        own[: len(mine)] = orthogonalise(torch.stack(mine))
+    every = own.new_empty(each * world, *matrices[0].shape)
+    dist.all_gather_into_tensor(every, own, group=processes)
+    return every[: len(matrices)].unbind()
+
+
+def _orthogonal_pieces(
+    pieces: list[Tensor], shape: torch.Size, processes: dist.ProcessGroup | None
+) -> Sequence[Tensor]:
+    """`orthogonalise` matrices float[m, n] of which every process has some rows, each matrix on one process alone.
+
+    pieces: this process' rows of each matrix; returns the same rows of the results.
+    """
+    world, rank = dist.get_world_size(processes), dist.get_rank(processes)
+    (m, n), each = shape, -(-len(pieces) // world)
+    counts = [min(each, max(len(pieces) - each * process, 0)) for process in range(world)]  # of matrices
+    rows = rank_rows(m, world)
+    sent = torch.cat([piece.flatten() for piece in pieces])  # by matrix, so by the process that takes it
+    whole = sent.new_empty(counts[rank] * m * n)
+    to_owners = [count * rows[rank] * n for count in counts]
+    from_owners = [counts[rank] * here * n for here in rows]
+    dist.all_to_all_single(whole, sent, from_owners, to_owners, group=processes)
+    if counts[rank]:
+        parts = [part.view(counts[rank], here, n) for part, here in zip(whole.split(from_owners), rows, strict=True)]
+        result = orthogonalise(torch.cat(parts, dim=1)).to(sent.dtype)
+        whole = torch.cat([part.flatten() for part in result.split(rows, dim=1)])
+    received = torch.empty_like(sent)
+    dist.all_to_all_single(received, whole, to_owners, from_owners, group=processes)
+    return received.view(len(pieces), rows[rank], n).unbind()
+
+
+def rank_rows(rows: int, processes: int) -> list[int]:
+    """How many of so many rows each process has, as `torch.chunk` and `fully_shard` divide them."""
+    each = -(-rows // processes)
+    return [min(each, max(rows - each * process, 0)) for process in range(processes)]
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -247,22 +314,13 @@ def multiplies_bf16(device: torch.device) -> bool:
     return False
 
 
-def _batch_size(parameter: Tensor) -> int:
-    """Matrices per batched product: on a CPU one fills the cores; on a GPU many save launches."""
-    return 1 if parameter.device.type == "cpu" else max(1, 2**26 // parameter.numel())
+def matrices_at_once(numbers: int, device_type: str) -> int:
+    """Matrices of so many numbers in a batched product: on a CPU one fills the cores; on a GPU many save launches."""
+    return 1 if device_type == "cpu" else max(1, 2**26 // numbers)
 
 
-def _gather(update: Tensor) -> Tensor:
-    return update.full_tensor() if isinstance(update, DTensor) else update
-
-
-def _shard_like(update: Tensor, parameter: Tensor) -> Tensor:
-    """This process' piece of an update that every process holds whole; needs no communication."""
-    if not isinstance(parameter, DTensor):
-        return update
-    mesh = parameter.device_mesh
-    whole = DTensor.from_local(update, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return whole.redistribute(mesh, parameter.placements)
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def schedule_factor(schedule: ScheduleConfig, step: int, total: int) -> float:

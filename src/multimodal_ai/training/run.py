@@ -135,14 +135,29 @@ def _tokenizer(config: TrainConfig, source: Path | None) -> Tokenizer:
     return before
 
 
+def configured_model(config: TrainConfig, folder: Path) -> ModelConfig:
+    """The model a config names, or that of the stage before; `folder` is where the YAML lay."""
+    given = _given_model(config, folder)
+    if given is not None:
+        return given
+    assert config.init_from is not None  # TrainConfig demands one of the two
+    return _model_before(_model_folder(config.init_from))
+
+
+def _given_model(config: TrainConfig, folder: Path) -> ModelConfig | None:
+    if not isinstance(config.model, Path):
+        return config.model
+    nearby = folder / config.model
+    return load_config(ModelConfig, nearby if not config.model.exists() and nearby.exists() else config.model)
+
+
+def _model_before(source: Path) -> ModelConfig:
+    return ModelConfig.model_validate_json((source / "config.json").read_text(encoding="utf-8"))
+
+
 def _model_config(config: TrainConfig, source: Path | None, folder: Path, tokenizer: Tokenizer) -> ModelConfig:
     """The model to train; from scratch, its vocabulary is as large as the tokenizer's."""
-    given: ModelConfig | None = None
-    if isinstance(config.model, Path):
-        nearby = folder / config.model
-        given = load_config(ModelConfig, nearby if not config.model.exists() and nearby.exists() else config.model)
-    elif config.model is not None:
-        given = config.model
+    given = _given_model(config, folder)
     if given is not None and given.vocab_size < tokenizer.vocab_size:
         raise ConfigError(
             f"model.vocab_size is {given.vocab_size}, but the tokenizer has {tokenizer.vocab_size} entries; "
@@ -153,7 +168,7 @@ def _model_config(config: TrainConfig, source: Path | None, folder: Path, tokeni
     if source is None:
         assert given is not None  # TrainConfig demands one of the two
         return given
-    before = ModelConfig.model_validate_json((source / "config.json").read_text(encoding="utf-8"))
+    before = _model_before(source)
     if given is not None:
         different = config_differences(before.model_dump(mode="json"), given.model_dump(mode="json"))
         if different:

@@ -23,6 +23,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -106,7 +107,8 @@ class Trainer:
         freeze(self._objective_api.model, plan)
         self.distribution = Distribution(objective, config, self.accelerator)
         model: nn.Module = self._objective_api.model
-        self.optimizer = build_optimizer(model, plan, config.optimizer)
+        processes = dist.group.WORLD if self.distribution.world_size > 1 else None
+        self.optimizer = build_optimizer(model, plan, config.optimizer, processes)
         self.trained = [(plan[name].part, p) for name, p in model.named_parameters() if plan[name].trainable]
         self.rates = LearningRates(self.optimizer, self.trained)
         self.micro_batches, self.on_evaluate, self.flops = micro_batches, on_evaluate, flops

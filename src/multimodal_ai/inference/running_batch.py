@@ -1,0 +1,284 @@
+"""The requests that are being answered: rows that join and leave a batch between steps.
+
+`write` chooses and writes the next token of every row, and all that the grammar forces behind it; `advance`
+runs the decoder once over what was written. A row never sees another: its settings, random numbers, cache and
+context are its own, and greedy rows come out alike alone and in a full batch. The rows in use always stand
+first, so a step computes nothing for empty places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from multimodal_ai.inference.encoding import Prefilled
+from multimodal_ai.inference.reply_writer import Copied, ReplyWriter
+from multimodal_ai.inference.requests import Delta
+from multimodal_ai.inference.sampling import Sampler, sample
+from multimodal_ai.models.decoder import KVCache, Memory
+from multimodal_ai.models.function_head import continuation, copied_ids
+from multimodal_ai.models.layers import AttentionLayout, lengths_to_valid
+from multimodal_ai.models.multimodal_model import MultimodalModel
+
+T = TypeVar("T")
+WIDTH_STEP = 64  # positions by which rows grow
+
+
+class PaddedRows:
+    """A tensor [n, longest, ...] of rows of different lengths, which grows as needed; what is not used is zero."""
+
+    def __init__(self) -> None:
+        self._data: Tensor | None = None
+
+    def put(self, row: int, values: Tensor) -> None:
+        """values: [L, ...] become row `row`."""
+        data = self.reserve(row + 1, len(values), values)
+        data[row, : len(values)] = values
+        data[row, len(values) :] = 0
+
+    def reserve(self, rows: int, width: int, like: Tensor | None = None) -> Tensor:
+        """Room for so many rows and positions; what is there stays."""
+        old, like = self._data, self._data if like is None else like
+        assert like is not None
+        if old is None or rows > old.shape[0] or width > old.shape[1]:
+            held = old.shape[:2] if old is not None else (0, 0)
+            room = rows if rows <= held[0] else max(rows, 2 * held[0])
+            size = (max(room, held[0]), max(-(-width // WIDTH_STEP) * WIDTH_STEP, held[1]))
+            self._data = like.new_zeros(*size, *(like.shape[1:] if old is None else old.shape[2:]))
+            if old is not None:
+                self._data[: held[0], : held[1]] = old
+        assert self._data is not None
+        return self._data
+
+    def move(self, source: int, target: int) -> None:
+        """Row `source` replaces row `target`."""
+        assert self._data is not None
+        self._data[target] = self._data[source]
+
+    def view(self, rows: int, width: int) -> Tensor:
+        """[rows, width, ...], no copy: writing to it writes here."""
+        assert self._data is not None
+        return self._data[:rows, :width]
+
+
+@dataclass(eq=False)
+class Row(Generic[T]):
+    """One request while it is being answered. tag: whatever the caller knows it by."""
+
+    tag: T
+    writer: ReplyWriter
+    sampler: Sampler
+    parameters: Tensor  # float[F, P, D]
+    source: int  # tokens of the conversation
+    memory: int  # positions of the context
+    role: list[int]  # of each source token
+    length: int = 1  # positions that the decoder has run through
+    pending: list[int] = field(default_factory=list)  # written, but not yet run through the decoder
+
+
+class RunningBatch(Generic[T]):
+    """See the module's docstring. space: the id of a space."""
+
+    def __init__(self, model: MultimodalModel, space: int) -> None:
+        self.model = model
+        self.rows: list[Row[T]] = []
+        self._space = torch.tensor(space, device=model.device)
+        layers = model.config.decoder.layers
+        self._memory = [(PaddedRows(), PaddedRows()) for _ in range(layers)]
+        self._written = [(PaddedRows(), PaddedRows()) for _ in range(layers)]
+        self._last, self._copy_keys, self._ids, self._spaces, self._copyable = (PaddedRows() for _ in range(5))
+        self._layout: AttentionLayout | None = None
+
+    # -- joining and leaving ----------------------------------------------------------------------------------
+
+    def _tables(self) -> Iterator[PaddedRows]:
+        for k, v in (*self._memory, *self._written):
+            yield k
+            yield v
+        yield from (self._last, self._copy_keys, self._ids, self._spaces, self._copyable)
+
+    @torch.inference_mode()
+    def add(self, tag: T, writer: ReplyWriter, prefilled: Prefilled) -> Row[T]:
+        """A request joins; the next `write` gives its first token."""
+        number = len(self.rows)
+        pairs = (*zip(self._memory, prefilled.memory, strict=True), *zip(self._written, prefilled.written, strict=True))
+        for tables, values in pairs:
+            for table, value in zip(tables, values, strict=True):
+                table.put(number, value)
+        self._last.put(number, prefilled.last[None])
+        self._copy_keys.put(number, prefilled.copy_keys)
+        self._ids.put(number, prefilled.source_ids)
+        self._spaces.put(number, prefilled.source_space)
+        self._copyable.put(number, prefilled.copyable)
+        row = Row(
+            tag,
+            writer,
+            Sampler(writer.request),
+            prefilled.parameters,
+            len(prefilled.source_ids),
+            len(prefilled.memory[0][0]),
+            prefilled.source_role.tolist(),
+        )
+        self.rows.append(row)
+        self._layout = None
+        return row
+
+    @torch.inference_mode()
+    def remove(self, row: Row[T]) -> None:
+        """A request leaves, finished or not; the last one takes its place."""
+        number, last = self.rows.index(row), len(self.rows) - 1
+        if number != last:
+            for table in self._tables():
+                table.move(last, number)
+            self.rows[number] = self.rows[last]
+        self.rows.pop()
+        self._layout = None
+
+    def clear(self) -> None:
+        """All leave."""
+        self.rows.clear()
+        self._layout = None
+
+    # -- a step -----------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def write(self) -> Iterator[tuple[T, Delta | ValueError]]:
+        """The next tokens of every row, as pieces of its reply; rows whose reply is complete leave.
+
+        A row whose grammar fails leaves with the error; the others go on.
+        """
+        failed = [(row, error) for row in self.rows if (error := _prepared(row)) is not None]
+        for row, error in failed:
+            self.remove(row)
+            yield row.tag, error
+        if not self.rows:
+            return
+        logits, copied = self._logits()
+        tokens, log_probabilities = sample(logits, [row.sampler for row in self.rows])
+        chosen = log_probabilities[torch.arange(len(tokens)), torch.tensor(tokens)].tolist()
+        for number, row in enumerate(list(self.rows)):
+            token, writer = tokens[number], row.writer
+            top = writer.likeliest(log_probabilities[number])
+            try:
+                row.pending.append(token)
+                for delta in writer.write(token, chosen[number], copied.get(number, {}).get(token), top=top):
+                    yield row.tag, delta
+                while not writer.finished and (forced := writer.steering.matcher.forced()):
+                    for index in forced:
+                        if not writer.finished:
+                            row.pending.append(index)
+                            for delta in writer.write(index, 0.0, None, forced=True):
+                                yield row.tag, delta
+            except ValueError as error:
+                writer.finished = True
+                yield row.tag, error
+        for row in [row for row in self.rows if row.writer.finished]:
+            self.remove(row)
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        """Run the decoder over what `write` wrote."""
+        if not self.rows:
+            return
+        n, device = len(self.rows), self.model.device
+        counts = [len(row.pending) for row in self.rows]
+        width = max(counts)
+        ids = torch.zeros(n, width, dtype=torch.long)
+        for number, row in enumerate(self.rows):
+            ids[number, : counts[number]] = torch.tensor(row.pending)
+            row.pending = []
+        longest = max(row.length for row in self.rows) + width
+        for k, v in self._written:
+            k.reserve(n, longest)
+            v.reserve(n, longest)
+        lengths = torch.tensor([row.length for row in self.rows], device=device)
+        cache = KVCache(
+            [k.view(n, longest) for k, _ in self._written], [v.view(n, longest) for _, v in self._written], lengths
+        )
+        where = torch.tensor(counts, device=device)
+        states, _ = self.model.decoder.step(self.model.embed_target(ids.to(device)), where, self._context(), cache)
+        self._last.view(n, 1)[:, 0] = states[torch.arange(n, device=device), where - 1]
+        for row, count in zip(self.rows, counts, strict=True):
+            row.length += count
+
+    def _context(self) -> Memory:
+        n, longest = len(self.rows), max(row.memory for row in self.rows)
+        if self._layout is None:
+            sizes = torch.tensor([row.memory for row in self.rows], device=self.model.device)
+            self._layout = AttentionLayout(key_valid=lengths_to_valid(sizes, longest))
+        return Memory([(k.view(n, longest), v.view(n, longest)) for k, v in self._memory], self._layout)
+
+    def _logits(self) -> tuple[Tensor, dict[int, dict[int, Copied]]]:
+        """Masked log-scores float32[n, V], and for rows where the pointer may copy what it gave; see `_point`."""
+        n = len(self.rows)
+        last = self._last.view(n, 1)[:, 0]
+        logits = self.model.logits(last)
+        copied = self._point(logits, last)
+        for number, row in enumerate(self.rows):
+            allowed, bias = row.writer.allowed, row.writer.bias
+            for token, weight in bias.items():
+                logits[number, token] += weight
+            logits[number].masked_fill_(torch.from_numpy(~allowed).to(last.device), float("-inf"))
+        return logits, copied
+
+    def _point(self, logits: Tensor, last: Tensor) -> dict[int, dict[int, Copied]]:
+        """Mix what the pointer copies into the logits of rows inside a value, or in text behind a result.
+
+        Returns by row how much of each of the likeliest copied tokens the pointer gave, and the token's role.
+        """
+        device = last.device
+        places: list[int] = []
+        wanted: list[Tensor] = []
+        for number, row in enumerate(self.rows):
+            where = row.writer.steering.value()
+            if where is not None:
+                places.append(number)
+                wanted.append(row.parameters[where[0], where[1]])
+            elif row.writer.answers_result and row.writer.steering.in_text:
+                places.append(number)
+                wanted.append(torch.zeros_like(last[0]))
+        if not places:
+            return {}
+        longest = max(self.rows[number].source for number in places)
+        index = torch.tensor(places, device=device)
+        keys, source_ids, space, copyable = (
+            table.view(len(self.rows), longest)[index]
+            for table in (self._copy_keys, self._ids, self._spaces, self._copyable)
+        )
+        written = torch.tensor([self.rows[number].writer.written for number in places], device=device)
+        continues = continuation(source_ids, written)
+        gate, attention = self.model.head.copy_scores(last[index], torch.stack(wanted), keys, copyable, continues)
+        last_token = torch.tensor([self.rows[number].writer.last for number in places], device=device)
+        ids = copied_ids(source_ids, space, continues, last_token, self._space)
+        generate = logits[index].log_softmax(-1)
+        weights = (attention.exp() * copyable).float()
+        pointed = torch.zeros_like(generate).scatter_add_(1, ids, weights)
+        mixture = torch.logaddexp(
+            F.logsigmoid(-gate)[:, None] + generate, F.logsigmoid(gate)[:, None] + pointed.clamp(min=1e-30).log()
+        )
+        logits[index] = mixture
+        share = (F.logsigmoid(gate)[:, None] + pointed.clamp(min=1e-30).log() - mixture).exp()
+        copied = {}
+        for line, number in enumerate(places):
+            best = weights[line].topk(min(4, weights.shape[1])).indices.tolist()
+            role = self.rows[number].role
+            copied[number] = {
+                int(ids[line, position]): (float(share[line, ids[line, position]]), role[position])
+                for position in reversed(best)
+                if position < len(role)
+            }
+        return copied
+
+
+def _prepared(row: Row[T]) -> ValueError | None:
+    """Ask the grammar what may come next; a grammar that cannot say is the row's error."""
+    try:
+        row.writer.prepare()
+    except ValueError as error:
+        return error
+    return None
