@@ -159,6 +159,18 @@ def test_commands_are_told_as_they_are_typed(command: list[str], typed: list[str
     assert run_record._as_typed(command) == typed
 
 
+def test_the_command_is_the_launchers_where_there_is_one(tmp_path: Path):
+    program = (
+        "import json, psutil; from multimodal_ai.training.run_record import started_by; "
+        "print(json.dumps(started_by(psutil.Process())))"
+    )
+    launcher = tmp_path / "torchrun"
+    launcher.write_text("import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', sys.argv[1]]))")
+    for command, told in (([str(launcher), program], ["torchrun", program]), (["-c", program], None)):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout) == (told or ["python", "-c", program])
+
+
 def test_how_long_ago_in_words():
     assert [ago(0, seconds) for seconds in (-5, 59, 60, 7300, 86400 * 3)] == [
         "just now", "just now", "1 minute ago", "2 hours ago", "3 days ago",

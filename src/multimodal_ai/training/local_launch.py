@@ -51,9 +51,6 @@ def train_locally(config: Path, overrides: Sequence[str], processes: int, log: P
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // processes, 1)),
-        # compiled kernels, one for each shape of a product: with the default, 1,024, they fill a gigabyte a process
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "352"),
-        "LRU_CACHE_CAPACITY": os.environ.get("LRU_CACHE_CAPACITY", "352"),
     }
     log.parent.mkdir(parents=True, exist_ok=True)
     with StopRequest() as request, log.open("w", encoding="utf-8") as others:

@@ -258,7 +258,7 @@ class Trainer:
     def _no_data(self, error: Exception | None) -> TrainingStopped:
         """What every process raises when one of them has no data for the next step."""
         agreed = self.distribution.agree(error)
-        kept = f"the {self.step} steps done are in {self._saved}" if self._saved else "nothing is saved"
+        kept = f"the last checkpoint is {self._saved}" if self._saved else "there is no checkpoint"
         stopped = TrainingStopped(
             f"step {self.step + 1}: no data: {agreed}. The step was not taken, {kept}; mend the data and run the "
             "same command again"
