@@ -150,3 +150,12 @@ def test_signals_from_outside_give_the_shells_exit_codes(tmp_path: Path, number:
     process.join(60)
     assert process.exitcode == code
     assert latest(tmp_path / "checkpoints") is not None
+
+
+def test_a_worker_makes_whole_steps():
+    """The samples of a step are sorted together: a worker that made one part of it would make the rest for nothing."""
+    from itertools import islice
+
+    from multimodal_ai.training.trainer import _Steps
+
+    assert list(islice(_Steps(2, 3), 2)) == [[6, 7, 8], [9, 10, 11]]

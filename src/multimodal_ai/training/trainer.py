@@ -127,7 +127,7 @@ class Trainer:
             stopped = False
             while self.step < self.budget.steps:
                 began = time.monotonic()
-                micro = [next(batches) for _ in range(self.accumulation)]
+                micro = next(batches)
                 waited = time.monotonic() - began
                 save_due = (
                     config.checkpoint.every_seconds is not None
@@ -184,11 +184,12 @@ class Trainer:
         """Seconds spent on the stage, in earlier runs too."""
         return self._spent_before + time.monotonic() - self._began
 
-    def _batches(self) -> Iterator[TrainingBatch]:
+    def _batches(self) -> Iterator[list[TrainingBatch]]:
+        """The micro-batches of each step. A worker makes a whole step: its samples are sorted together."""
         loader = DataLoader(
             self.micro_batches,
-            batch_size=None,
-            sampler=_From(self.step * self.accumulation),
+            batch_sampler=_Steps(self.step, self.accumulation),
+            collate_fn=list,
             num_workers=self.config.workers,
             pin_memory=self.distribution.device.type == "cuda",
             worker_init_fn=ignore_in_worker,
@@ -377,17 +378,17 @@ class Trainer:
         return folder
 
 
-class _From(Sampler[int]):
-    """first, first + 1, first + 2, ... without end."""
+class _Steps(Sampler[list[int]]):
+    """The numbers of each step's micro-batches, from step `first` on without end."""
 
-    def __init__(self, first: int) -> None:
-        self.first = first
+    def __init__(self, first: int, accumulation: int) -> None:
+        self.first, self.accumulation = first, accumulation
 
-    def __iter__(self) -> Iterator[int]:
-        number = self.first
+    def __iter__(self) -> Iterator[list[int]]:
+        step = self.first
         while True:
-            yield number
-            number += 1
+            yield list(range(step * self.accumulation, (step + 1) * self.accumulation))
+            step += 1
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:
