@@ -2,10 +2,10 @@
 
     python benchmarks/data.py --config configs/quickstart/instruction_tuning.yaml [--set KEY=VALUE] [--json OUT]
 
-The config's data and tokenizer must be there (`make quickstart` makes those of `configs/quickstart/`). Slots are the rows
-that linear layers run on: sources and function cards in the encoder, answers in the decoder, patches in the vision
-transformer; below each, what plain padding to the longest would have used of them. With --train N it also trains N steps
-with the config's workers and reports the share of the time spent waiting for data, from the run's own metrics.
+The config's data and tokenizer must be there (`make quickstart` makes those of `configs/quickstart/`). Slots are the
+rows that the blocks' linears run on: sources and function cards in the encoder, answers in the decoder, patches in the
+vision transformer; beside each, what padding would use. With --train N it also trains N steps with the config's workers
+and reports the share of the time spent waiting for data, from the run's own metrics.
 """
 
 from __future__ import annotations

@@ -81,10 +81,10 @@ def main() -> None:
             process.join()
             found.append(result)
             whole = result["memory"] + result["index_file"]
-            print(f"process {number + 1}: {result['samples']:,} samples, opened in {result['open_s']:.2f} s, own memory "
-                  f"{result['memory'] / 1e6:.0f} MB, index {result['index_file'] / 1e6:.0f} MB on disk and shared, "
-                  f"{result['position_us']:.0f} µs a position; at most {LIMIT / 1e9:g} GB: "
-                  f"{'yes' if whole <= LIMIT else 'NO'}")  # fmt: skip
+            print(f"process {number + 1}: {result['samples']:,} samples, opened in {result['open_s']:.2f} s, own "
+                  f"memory {result['memory'] / 1e6:.0f} MB, index {result['index_file'] / 1e6:.0f} MB on disk, shared, "
+                  f"{result['position_us']:.0f} µs a position; at most "
+                  f"{LIMIT / 1e9:g} GB: {'yes' if whole <= LIMIT else 'NO'}")  # fmt: skip
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 

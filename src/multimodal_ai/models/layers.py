@@ -345,7 +345,9 @@ class LayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        with no_autocast(x.device):  # on a GPU it would give FP32 back, and everything behind it would be twice as large
+        with no_autocast(
+            x.device
+        ):  # on a GPU it would give FP32 back, and everything behind it would be twice as large
             return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), eps=1e-6)
 
 
