@@ -9,9 +9,9 @@
 Runs on whatever is there: the first GPU, else the CPU; without --size it takes `base` on a GPU and `tiny` on a CPU.
 `tiny` takes about a minute on one core. A step is forward, backward, clipping and a fused AdamW step, in BF16
 (autocast) where the device multiplies it natively. Steps of both sides alternate and medians are compared; --apart
-measures one side after the other where both do not fit into memory. `full`: all samples have the same length, `mixed`: lengths between a
-quarter and the whole, as in real data; the peer pads them. The share of the matmul rate counts what the samples need,
-padding apart, for the peer by counting its operators on single samples.
+measures one side after the other where both do not fit into memory. `full`: all samples have the same length,
+`mixed`: lengths between a quarter and the whole, as in real data; the peer pads them. The share of the matmul rate
+counts what the samples need, padding apart, for the peer by counting its operators on single samples.
 """
 
 from __future__ import annotations
