@@ -1,9 +1,9 @@
 """T5Gemma 2 of `transformers` with random weights and the shapes of one of this project's models.
 
 What `benchmarks/train.py` compares with. Width, layers, heads, hidden size, vocabulary and numbers of tokens are the
-same; what differs is how the model is built: T5Gemma 2 has norms behind its sublayers too, one attention over target and
-context in the decoder, and a ViT (SigLIP) whose heads are not grouped and whose MLP is not gated (its hidden size is one
-and a half times as large, which makes the same number of weights).
+same; what differs is how the model is built: T5Gemma 2 has norms behind its sublayers too, one attention over target
+and context in the decoder, and a ViT (SigLIP) whose heads are not grouped and whose MLP is not gated (its hidden size
+is one and a half times as large, which makes the same number of weights).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a sample: an image of `side` x `side` pixels, source and target tokens (visual ones among the source)."""
+    """Sizes of a sample: image of `side` x `side` pixels, source tokens (visual ones among them), target tokens."""
 
     side: int
     source: int

@@ -7,11 +7,11 @@
     python benchmarks/train.py --size large --compile --apart
 
 Runs on whatever is there: the first GPU, else the CPU; without --size it takes `base` on a GPU and `tiny` on a CPU.
-`tiny` takes about a minute on one core. A step is forward, backward, clipping and a fused AdamW step, in BF16 (autocast)
-where the device multiplies it natively. Steps of both sides alternate and medians are compared; --apart measures one side
-after the other where both do not fit into memory. `full`: all samples have the same length, `mixed`: lengths between a
-quarter and the whole, as in real data; the peer pads them. The share of the matmul rate counts what the samples need,
-padding apart, for the peer by counting its operators on single samples.
+`tiny` takes about a minute on one core. A step is forward, backward, clipping and a fused AdamW step, in BF16
+(autocast) where the device multiplies it natively. Steps of both sides alternate and medians are compared; --apart
+measures one side after the other where both do not fit into memory. `full`: all samples have the same length,
+`mixed`: lengths between a quarter and the whole, as in real data; the peer pads them. The share of the matmul rate
+counts what the samples need, padding apart, for the peer by counting its operators on single samples.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +233,9 @@ def begin(make: Callable[[], Side], device: torch.device, warm_up: int) -> Side:
     return side
 
 
-def compare(makers: Sequence[Callable[[], Side]], device: torch.device, rounds: int, steps: int, apart: bool) -> list[Side]:
+def compare(
+    makers: Sequence[Callable[[], Side]], device: torch.device, rounds: int, steps: int, apart: bool
+) -> list[Side]:
     """Measure both; alternating in `rounds` of `steps`, or apart, one after the other."""
     if not apart:
         sides = [begin(make, device, 2 * BATCHES) for make in makers]
@@ -303,8 +305,8 @@ def main() -> None:
             samples = [samples_of(config, shape, lengths == "mixed", rng) for _ in range(BATCHES)]
             sides = compare(
                 [
-                    lambda: ours(config, samples, arguments.precision, compiled),
-                    lambda: peer(config, shape, samples, device, bf16, compiled),
+                    partial(ours, config, samples, arguments.precision, compiled),
+                    partial(peer, config, shape, samples, device, bf16, compiled),
                 ],
                 device, arguments.rounds, arguments.steps, arguments.apart,
             )  # fmt: skip

@@ -60,5 +60,5 @@ def test_a_file_that_changed_is_read_again() -> None:
 
 @pytest.mark.parametrize("url", ["memory://bucket/none.jsonl", "nothing://bucket/none.jsonl"])
 def test_what_is_not_there_is_an_error_that_names_it(url: str) -> None:
-    with pytest.raises(DataError, match="none.jsonl"):
+    with pytest.raises(DataError, match=r"none\.jsonl"):
         load_rows(url)

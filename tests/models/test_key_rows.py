@@ -27,7 +27,7 @@ def test_the_tokens_of_listed_texts_stand_before_the_samples_own() -> None:
         assert keys.packing.valid.shape == (4, 16)  # at most 10 tokens, where padding would make 27
         padded = keys.padded(rows)
         assert [row[real].tolist() for row, real in zip(padded, keys.packing.valid, strict=True)] == EXPECTED
-        assert keys.packed(rows).tolist() == sum(EXPECTED, [])
+        assert keys.packed(rows).tolist() == [row for sample in EXPECTED for row in sample]
 
 
 def test_without_texts_every_sample_has_its_own_rows() -> None:

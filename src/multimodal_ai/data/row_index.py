@@ -29,7 +29,9 @@ def rows_of_tasks(rows: datasets.Dataset, tasks: Sequence[str], where: str) -> n
     where: the source in words. Raises DataError if the rows have no task.
     """
     if "task" not in rows.column_names:
-        raise DataError(f"{where}: its rows have no column `task`, so none of {', '.join(tasks)} can be found; drop tasks")
+        raise DataError(
+            f"{where}: its rows have no column `task`, so none of {', '.join(tasks)} can be found; drop tasks"
+        )
     dtype = np.uint32 if len(rows) < 2**32 else np.uint64
     found = _found(rows.data.column("task").chunks, tasks, dtype)
     if not rows.cache_files:  # a table that lies in main memory; such are small

@@ -13,7 +13,6 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, cast
 
 import numpy as np
@@ -84,6 +83,10 @@ class Packing:
         self.rows = to_device(np.pad(rows, (0, added)), self.device)  # where to read: those added read the first place
         # where to write: they write behind the end
         self._places = to_device(np.pad(rows, (0, added), constant_values=held.size), self.device)
+        # Made here, not when asked for: a block that is compiled should find nothing but tensors and numbers.
+        ends = np.cumsum([0, *np.trim_zeros(self.lengths, "b")], dtype=np.int32)  # empty ones at the end hold no rows
+        extended = np.concatenate((ends[:-1], np.array([self.count], dtype=np.int32)))
+        self._boundaries = [(to_device(e, self.device), int(np.diff(e).max(initial=0))) for e in (ends, extended)]
 
     @property
     def starts(self) -> np.ndarray:
@@ -108,13 +111,6 @@ class Packing:
     def longest(self, with_added: bool) -> int:
         """Rows of the longest of these sequences."""
         return self._boundaries[with_added][1]
-
-    @cached_property
-    def _boundaries(self) -> tuple[tuple[Tensor, int], tuple[Tensor, int]]:
-        ends = np.cumsum([0, *np.trim_zeros(self.lengths, "b")], dtype=np.int32)  # empty ones at the end hold no rows
-        extended = np.concatenate((ends[:-1], np.array([self.count], dtype=np.int32)))
-        kinds = ((to_device(each, self.device), int(np.diff(each).max())) for each in (ends, extended))
-        return next(kinds), next(kinds)
 
 
 def rounded_rows(count: int) -> int:
@@ -370,7 +366,8 @@ class LayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        with no_autocast(x.device):  # on a GPU it would give FP32 back, and everything behind it would be twice as large
+        # Autocast on a GPU would give FP32 back, and everything behind it would be twice as large.
+        with no_autocast(x.device):
             return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), eps=1e-6)
 
 

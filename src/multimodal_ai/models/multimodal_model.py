@@ -216,9 +216,9 @@ class MultimodalModel(nn.Module):
             grids = grids.new_full((1, 2), merge)
         visual, image_embeddings = self.encode_images(patches, grids)
         if no_texts:
-            one = batch.text_ids.new_ones(1, 1)
-            texts = self.encode_texts(one, one.bool(), [1])
-            text_parameter = one - 2
+            dummy = batch.text_ids.new_ones(1, 2)  # one token would make torch.compile compile a size of its own
+            texts = self.encode_texts(dummy, dummy.bool(), [2])
+            text_parameter = dummy - 2
         else:
             texts = self.encode_texts(batch.text_ids, batch.text_space, batch.text_lengths)
             text_parameter = batch.text_parameter

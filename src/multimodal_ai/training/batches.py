@@ -1,9 +1,9 @@
 """Micro-batches for the loop, made by worker processes where the config asks for them.
 
 A micro-batch is a pure function of its number, so a worker that dies (killed for memory, a crash inside a
-decoder) costs a few seconds and nothing else: the workers are started anew at the first micro-batch that is
-missing, and the run goes on with the very same numbers. Nothing here may interrupt the loop in the middle
-of a step: whatever goes wrong comes out of `take`.
+decoder) costs a few seconds and nothing else: the workers are started anew at the first step that is missing,
+and the run goes on with the very same numbers. Nothing here may interrupt the loop in the middle of a step:
+whatever goes wrong comes out of `take`. A worker makes the whole of a step, whose samples are sorted together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from multimodal_ai.training.interface import TrainingBatch
 from multimodal_ai.utils.logger import get_logger
 
 logger = get_logger(__name__)
-RESTARTS = 3  # in a row, without a micro-batch between them
+RESTARTS = 3  # in a row, without a step between them
 
 
 class WorkerError(RuntimeError):
@@ -30,26 +30,52 @@ class WorkerError(RuntimeError):
 
 
 class BatchStream:
-    """This process' micro-batches `first`, `first + 1`, ... without end.
+    """This process' micro-batches, step by step from `step` on, without end.
 
     Args:
-        micro_batches: item i is micro-batch i.
+        micro_batches: item i is micro-batch i, of step i // accumulation.
+        step: the first one.
+        accumulation: micro-batches of a step.
         workers: processes that prepare them; 0 prepares them here.
         device: what they will be copied to; for a GPU they come in page-locked memory.
     """
 
-    def __init__(self, micro_batches: Dataset[Any], first: int, workers: int, device: torch.device) -> None:
-        self._data, self._next, self._workers, self._device = micro_batches, first, workers, device
+    def __init__(
+        self, micro_batches: Dataset[Any], step: int, accumulation: int, workers: int, device: torch.device
+    ) -> None:
+        self._data, self._next, self._accumulation = micro_batches, step, accumulation
+        self._workers, self._device = workers, device
         self._iterator: Iterator[Any] | None = None
 
-    def take(self, count: int) -> list[TrainingBatch]:
-        """The next `count` micro-batches.
+    def take(self) -> list[TrainingBatch]:
+        """The micro-batches of the next step.
 
         Raises:
             WorkerError: workers died more than RESTARTS times in a row.
             Exception: whatever `micro_batches` raised, in a worker too.
         """
-        return [self._one() for _ in range(count)]
+        for attempt in range(RESTARTS + 1):
+            try:
+                if self._iterator is None:
+                    self._iterator = self._start()
+                items = next(self._iterator)
+            except Exception as error:  # what the data raise comes as a _Failure: this is a worker's end
+                if not self._workers:
+                    raise
+                self.close()
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                if attempt < RESTARTS:
+                    logger.warning("%s; starting the workers anew at step %d", reason, self._next)
+                continue
+            for item in items:
+                if isinstance(item, _Failure):
+                    raise item.error
+            self._next += 1
+            return cast(list[TrainingBatch], items)
+        raise WorkerError(
+            f"data workers died {RESTARTS + 1} times in a row at step {self._next} ({reason}); if memory is "
+            "short, lower workers or batch.micro_size; workers=0 shows what happens in the training process itself"
+        )
 
     def close(self) -> None:
         """End the workers."""
@@ -59,34 +85,11 @@ class BatchStream:
         if hasattr(iterator, "_shutdown_workers"):
             cast(Any, iterator)._shutdown_workers()
 
-    def _one(self) -> TrainingBatch:
-        for attempt in range(RESTARTS + 1):
-            try:
-                if self._iterator is None:
-                    self._iterator = self._start()
-                item = next(self._iterator)
-            except Exception as error:  # what the data raise comes as a _Failure: this is a worker's end
-                if not self._workers:
-                    raise
-                self.close()
-                reason = (str(error) or type(error).__name__).splitlines()[0]
-                if attempt < RESTARTS:
-                    logger.warning("%s; starting the workers anew at micro-batch %d", reason, self._next)
-                continue
-            if isinstance(item, _Failure):
-                raise item.error
-            self._next += 1
-            return cast(TrainingBatch, item)
-        raise WorkerError(
-            f"data workers died {RESTARTS + 1} times in a row at micro-batch {self._next} ({reason}); if memory is "
-            "short, lower workers or batch.micro_size; workers=0 shows what happens in the training process itself"
-        )
-
     def _start(self) -> Iterator[Any]:
         loader: DataLoader[Any] = DataLoader(
             _Guarded(self._data) if self._workers else self._data,
-            batch_size=None,
-            sampler=_From(self._next),
+            batch_sampler=_Steps(self._next, self._accumulation),
+            collate_fn=list,
             num_workers=self._workers,
             pin_memory=self._device.type == "cuda",
             worker_init_fn=_ignore_signals,
@@ -126,17 +129,17 @@ class _Guarded(Dataset[Any]):
             return _Failure(error)
 
 
-class _From(Sampler[int]):
-    """first, first + 1, first + 2, ... without end."""
+class _Steps(Sampler[list[int]]):
+    """The numbers of each step's micro-batches, from step `first` on without end."""
 
-    def __init__(self, first: int) -> None:
-        self.first = first
+    def __init__(self, first: int, accumulation: int) -> None:
+        self.first, self.accumulation = first, accumulation
 
-    def __iter__(self) -> Iterator[int]:
-        number = self.first
+    def __iter__(self) -> Iterator[list[int]]:
+        step = self.first
         while True:
-            yield number
-            number += 1
+            yield list(range(step * self.accumulation, (step + 1) * self.accumulation))
+            step += 1
 
 
 def _ignore_signals(worker: int) -> None:

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from multimodal_ai.models.describe import SampleShape
 from multimodal_ai.models.multimodal_model import ModelConfig, MultimodalModel

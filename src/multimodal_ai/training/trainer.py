@@ -159,9 +159,7 @@ class Trainer:
         config, log = self.config, self.log
         values: dict[str, float] = {}
         bar = progress(disable=not config.logging.progress)
-        stream = BatchStream(
-            self.micro_batches, self.step * self.accumulation, config.workers, self.distribution.device
-        )
+        stream = BatchStream(self.micro_batches, self.step, self.accumulation, config.workers, self.distribution.device)
         with contextlib.closing(stream), contextlib.closing(self), bar:
             task = bar.add_task(config.stage, total=self.budget.steps, completed=self.step)
             last_save = time.monotonic()
@@ -171,7 +169,7 @@ class Trainer:
                 micro: list[TrainingBatch] = []
                 error: Exception | None = None
                 try:
-                    micro = stream.take(self.accumulation)
+                    micro = stream.take()
                 except Exception as caught:  # the other processes must hear of it, whatever it is
                     error = caught
                 waited = time.monotonic() - began
