@@ -58,9 +58,7 @@ def read_training(
             bf16=precision == "bf16",
         )
     changed = replace(training, sample=_changed(training.sample, sample))
-    return replace(
-        changed, micro_size=micro_size or changed.micro_size, global_size=global_size or changed.global_size
-    )
+    return replace(changed, micro_size=micro_size or changed.micro_size, global_size=global_size or changed.global_size)
 
 
 def largest_sample(config: TrainConfig, model: ModelConfig) -> SampleShape:

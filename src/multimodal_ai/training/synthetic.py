@@ -43,7 +43,9 @@ def image_grid(patches: int, merge: int) -> tuple[int, int]:
     """
     cells, rest = divmod(patches, merge**2)
     if rest or not cells:
-        raise ValueError(f"patches {patches}: must be a multiple of {merge**2} (fusion.merge {merge}), or 0 for no image")
+        raise ValueError(
+            f"patches {patches}: must be a multiple of {merge**2} (fusion.merge {merge}), or 0 for no image"
+        )
     rows = next(side for side in range(math.isqrt(cells), 0, -1) if cells % side == 0)
     return rows * merge, cells // rows * merge
 
