@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from multimodal_ai.models.describe import SampleShape
 from multimodal_ai.models.multimodal_model import ModelConfig, MultimodalModel
@@ -45,7 +44,7 @@ class Training:
     micro_size: int = 16
     global_size: int = 256
     steps: int | None = None
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     parts: Mapping[str, PartConfig] = field(default_factory=dict)
     losses: Mapping[str, float] | None = None
     bf16: bool = True
@@ -135,9 +134,7 @@ def make_plan(training: Training, machine: Machine, tokens: float | None = None)
         strategies.append("hsdp")
     estimates = [planner.estimate(s, c, steps) for s in strategies for c in (False, True)]
     counts = planner.counts
-    return Plan(
-        training, machine, counts.all, counts.trained, planner.tokens, planner.flops, steps, estimates
-    )  # fmt: skip
+    return Plan(training, machine, counts.all, counts.trained, planner.tokens, planner.flops, steps, estimates)
 
 
 @dataclass(frozen=True)
@@ -174,8 +171,8 @@ class Counts:
             layer_trained,
             sum(sizes.values()) - sum(in_layers(sizes, stack) for stack in STACKS),
             sum(trained.values()) - sum(in_layers(trained, stack) for stack in STACKS),
-            [(p.shape[0], p.shape[1]) for name, p in model.named_parameters() if plan[name].trainable and plan[name].muon],
-        )  # fmt: skip
+            [(p.shape[0], p.shape[1]) for name, p in model.named_parameters() if name in trained and plan[name].muon],
+        )
 
 
 class Planner:
