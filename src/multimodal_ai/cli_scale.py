@@ -85,11 +85,6 @@ def plan(
         json_out.write_text(json.dumps(made.to_json(), indent=1) + "\n", encoding="utf-8")
 
 
-@checkpoint_app.callback()
-def _checkpoints() -> None:
-    """Use checkpoints."""
-
-
 @checkpoint_app.command("convert")
 def checkpoint_convert(
     path: Annotated[Path, typer.Argument(help="output_dir of a run (its newest checkpoint), or one checkpoint.")],
