@@ -25,7 +25,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from multimodal_ai.cli_common import AIM_MISSED, McpOption, SetOption, command_group, err, out
-from multimodal_ai.cli_scale import plan
+from multimodal_ai.cli_scale import checkpoint_app, plan
 from multimodal_ai.cli_tools import config_app, data_app, functions_app, model_app, tokenizer_app
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ for _name, _sub in (
     ("data", data_app),
     ("functions", functions_app),
     ("model", model_app),
+    ("checkpoint", checkpoint_app),
     ("config", config_app),
 ):
     app.add_typer(_sub, name=_name)

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from multimodal_ai.cli_common import SetOption, err, out
+from multimodal_ai.cli_common import SetOption, command_group, err, out
+
+checkpoint_app = command_group("Use checkpoints.")
 
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _SIZE = re.compile(r"([\d.]+(?:e\d+)?)\s*([KMGT]?i?)B?(?:/s)?", re.IGNORECASE)
@@ -81,3 +83,18 @@ def plan(
     show_plan(made, out, str(config))
     if json_out is not None:
         json_out.write_text(json.dumps(made.to_json(), indent=1) + "\n", encoding="utf-8")
+
+
+@checkpoint_app.command("convert")
+def checkpoint_convert(
+    path: Annotated[Path, typer.Argument(help="output_dir of a run (its newest checkpoint), or one checkpoint.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the model.")],
+) -> None:
+    """Make a model folder (safetensors, config, tokenizer) of a checkpoint, sharded or not. Verifies it first.
+
+    [bold]Example[/]: multimodal-ai checkpoint convert runs/quickstart/alignment --out runs/model
+    """
+    from multimodal_ai.training.convert import convert_checkpoint
+
+    step = convert_checkpoint(path, folder)
+    out.print(f"{folder}: the model after {step:,} steps", highlight=False, soft_wrap=True)

@@ -21,7 +21,7 @@ import platform
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path}: format {manifest.get('format')}, this version reads {FORMAT}")
     return manifest
+
+
+def damaged_files(path: Path, manifest: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Those of the named files of a checkpoint that are missing, or not what its manifest says."""
+    return [
+        name for name in names if not (path / name).is_file() or _fingerprint(path / name) != manifest["files"][name]
+    ]
 
 
 def config_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
@@ -190,11 +197,7 @@ class Checkpointer:
         manifest = read_manifest(path)
         world = self.distribution
         names = sorted(manifest["files"])
-        damaged = [
-            name
-            for name in names[world.rank :: world.world_size]
-            if not (path / name).is_file() or _fingerprint(path / name) != manifest["files"][name]
-        ]
+        damaged = damaged_files(path, manifest, names[world.rank :: world.world_size])
         damaged = [name for part in world.gather(damaged) for name in part]
         if damaged:
             raise DamagedError(

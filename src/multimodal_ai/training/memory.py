@@ -277,7 +277,7 @@ def allocated_peak(device: torch.device) -> Iterator[Callable[[], int]]:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         yield lambda: peak
     now = 0
-    for event in profiler.profiler.kineto_results.events():  # type: ignore[union-attr]
+    for event in profiler.profiler.kineto_results.events():
         if event.name() == "[memory]" and event.device_type() == torch._C._autograd.DeviceType.CPU:
             now += event.nbytes()
             peak = max(peak, now)

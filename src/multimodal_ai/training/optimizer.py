@@ -223,10 +223,16 @@ class MuonAdamW(torch.optim.Optimizer):
         for shape, members in by_shape.items():
             scale, sharing = 0.2 * math.sqrt(max(shape)), self._sharing(members[0])
             share = dist.get_world_size(sharing) if sharing is not None else 1
-            at_once = share * matrices_at_once(shape.numel(), members[0].device.type)
+            at_once = matrices_at_once(shape.numel(), members[0].device.type)
+            # of sharded ones a process holds only rows before they are gathered; copies are all there
+            at_once = share * at_once if isinstance(members[0], DTensor) else max(share, at_once)
             for start in range(0, len(members), at_once):
                 chunk = members[start : start + at_once]
-                updates = [p.grad.add(self.state[p]["momentum_buffer"], alpha=momentum) for p in chunk]
+                gradients = [p.grad for p in chunk if p.grad is not None]  # all have one, see above
+                updates = [
+                    grad.add(self.state[p]["momentum_buffer"], alpha=momentum)
+                    for p, grad in zip(chunk, gradients, strict=True)
+                ]
                 if share == 1:
                     pieces: Sequence[Tensor] = orthogonalise(torch.stack([_local(u) for u in updates])).unbind()
                 elif isinstance(updates[0], DTensor):

@@ -9,6 +9,7 @@ taken off. A plan never starts a process group and needs no GPU.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -44,7 +45,7 @@ class Training:
     micro_size: int = 16
     global_size: int = 256
     steps: int | None = None
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     parts: Mapping[str, PartConfig] = field(default_factory=dict)
     losses: Mapping[str, float] | None = None
     bf16: bool = True
@@ -134,9 +135,7 @@ def make_plan(training: Training, machine: Machine, tokens: float | None = None)
         strategies.append("hsdp")
     estimates = [planner.estimate(s, c, steps) for s in strategies for c in (False, True)]
     counts = planner.counts
-    return Plan(
-        training, machine, counts.all, counts.trained, planner.tokens, planner.flops, steps, estimates
-    )  # fmt: skip
+    return Plan(training, machine, counts.all, counts.trained, planner.tokens, planner.flops, steps, estimates)
 
 
 @dataclass(frozen=True)
@@ -173,8 +172,8 @@ class Counts:
             layer_trained,
             sum(sizes.values()) - sum(in_layers(sizes, stack) for stack in STACKS),
             sum(trained.values()) - sum(in_layers(trained, stack) for stack in STACKS),
-            [(p.shape[0], p.shape[1]) for name, p in model.named_parameters() if plan[name].trainable and plan[name].muon],
-        )  # fmt: skip
+            [(p.shape[0], p.shape[1]) for name, p in model.named_parameters() if name in trained and plan[name].muon],
+        )
 
 
 class Planner:
@@ -242,7 +241,7 @@ class Planner:
         backward = weights + optimizer + above + batch + (0 if made else gradients)
         if sharded and accumulation == 1:
             backward -= gradients  # the course counts them as they come
-        update = weights + gradients + optimizer + self._update_bytes() + batch
+        update = weights + gradients + optimizer + self._update_bytes(strategy) + batch
         peak, moment = max((backward, "backward"), (update, "optimizer step"))
         return {
             "weights": weights,
@@ -278,13 +277,24 @@ class Planner:
                 now += 4 * trained / share if stretch.backward and gradients_made else 0
         return max(peak, now + 4.0 * counts.rest_trained)
 
-    def _update_bytes(self) -> float:
-        """What Muon needs beside its state: some matrices, whole, and their powers."""
-        if not self.counts.muon_matrices:
-            return 0.0
-        width = 2 if self.training.bf16 else 4
-        most = max(m * n * matrices_at_once(m * n, self.machine.kind) for m, n in self.counts.muon_matrices)
-        return most * (8.0 + 3 * width)
+    def _update_bytes(self, strategy: str) -> float:
+        """What Muon needs beside its state: some updates, and the powers of those that this process iterates."""
+        width, share = 2 if self.training.bf16 else 4, self._dividing(strategy)
+        most = 0.0
+        for (rows, columns), count in Counter(self.counts.muon_matrices).items():
+            together = matrices_at_once(rows * columns, self.machine.kind)
+            if strategy == "ddp" or share == 1:
+                together = min(count, max(share, together))
+                own, copies = -(-together // share), (2 if share > 1 else 1) * together
+            else:  # an update, what is sent and what comes back, each of it some rows of every matrix
+                own = min(count, together)
+                copies = 3 * own
+            most = max(most, rows * columns * (4.0 * copies + own * (4 + 3 * width)))
+        return most
+
+    def _dividing(self, strategy: str) -> int:
+        """Processes that divide Muon's matrices."""
+        return self.machine.gpus if strategy == "ddp" else self.groups(strategy)
 
     def fits(self, strategy: str, checkpointing: bool, micro: int) -> bool:
         """Whether micro-batches of this size find room, several a step."""
@@ -363,8 +373,10 @@ class Planner:
         for rows, columns in counts.muon_matrices:
             short, long = sorted((rows, columns))
             flops += len(NEWTON_SCHULZ) * (4.0 * short**2 * long + 2.0 * short**3)
-        across = machine.node_bandwidth if machine.gpus > machine.per_node else machine.bandwidth
-        return flops / machine.rate / machine.gpus + 4 * counts.muon * _ring(machine.gpus) / across
+        share = self._dividing(strategy)
+        across = machine.node_bandwidth if share > machine.per_node else machine.bandwidth
+        sent = 4 * counts.muon if strategy == "ddp" else 2 * 4 * counts.muon / share
+        return flops / machine.rate / share + sent * _ring(share) / across
 
 
 def _ring(processes: int) -> float:

@@ -11,17 +11,18 @@ GB = 1e9
 
 
 def show_plan(plan: Plan, console: Console, title: str) -> None:
-    """One row a strategy, below it what the numbers rest on."""
+    """A table of memory and one of time, one row a strategy, and below them what the numbers rest on."""
     machine, training = plan.machine, plan.training
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("strategy")
-    for head in ("weights", "gradients", "optimizer", "activations", "peak, GB"):
-        table.add_column(head, justify="right")
-    for head in ("fits", "largest micro", "micro × steps", "s a step", "tokens/s", "hours", "cost"):
-        table.add_column(head, justify="right")
+    memory = _table(title, "weights", "gradients", "optimizer", "activations", "peak, GB", "fits", "largest micro")
+    time = _table(None, "micro × steps", "s a step", "tokens/s", "hours", "cost")
     for one in plan.estimates:
-        table.add_row(*_row(one), end_section=one.checkpointing)
-    console.print(table)
+        name = f"{one.strategy}{', checkpointing' if one.checkpointing else ''}"
+        memory.add_row(name, *_memory(one), end_section=one.checkpointing)
+        if one.largest_micro:
+            time.add_row(name, *_time(one), end_section=one.checkpointing)
+    console.print(memory)
+    if time.row_count:
+        console.print(time)
     sample = training.sample
     device = "GPU" if machine.kind == "cuda" else "process"
     lines = [
@@ -38,17 +39,22 @@ def show_plan(plan: Plan, console: Console, title: str) -> None:
         console.print(line, highlight=False, style="dim", soft_wrap=True)
 
 
-def _row(one: Estimate) -> list[str]:
-    memory = [f"{value / GB:.2f}" for value in (one.weights, one.gradients, one.optimizer, one.activations)]
-    name = f"{one.strategy}{', checkpointing' if one.checkpointing else ''}"
-    if not one.largest_micro:
-        return [name, *memory, f"{one.peak / GB:.2f}", "[red]no[/]", "none", *["–"] * 5]
+def _table(title: str | None, *heads: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", padding=(0, 0, 0, 1))
+    table.add_column("strategy")
+    for head in heads:
+        table.add_column(head, justify="right")
+    return table
+
+
+def _memory(one: Estimate) -> list[str]:
+    parts = (one.weights, one.gradients, one.optimizer, one.activations, one.peak)
+    fits = "[green]yes[/]" if one.fits else "[red]no[/]"
+    return [*(f"{value / GB:.2f}" for value in parts), fits, f"{one.largest_micro:,}" if one.largest_micro else "none"]
+
+
+def _time(one: Estimate) -> list[str]:
     return [
-        name,
-        *memory,
-        f"{one.peak / GB:.2f}",
-        "[green]yes[/]" if one.fits else "[red]no[/]",
-        f"{one.largest_micro:,}",
         f"{one.micro_size} × {one.accumulation}",
         f"{one.step_s:.3g}",
         f"{one.tokens_per_s:,.0f}",

@@ -134,6 +134,11 @@ def _tokenizer(config: TrainConfig, source: Path | None) -> Tokenizer:
     return before
 
 
+def configured_tokenizer(config: TrainConfig) -> Tokenizer:
+    """The tokenizer a config names, or that of the stage before."""
+    return _tokenizer(config, _model_folder(config.init_from) if config.init_from is not None else None)
+
+
 def configured_model(config: TrainConfig, folder: Path) -> ModelConfig:
     """The model a config names, or that of the stage before; `folder` is where the YAML lay."""
     given = _given_model(config, folder)

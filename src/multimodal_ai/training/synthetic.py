@@ -1,7 +1,8 @@
 """Micro-batches made of sizes alone: samples are alike, and the ids mean nothing.
 
-Every second sample is a token shorter, because a batch without any padding takes other paths. For what depends on shapes only: memory, and time. They go through the same `collate` as real samples, so
-that whatever the model and the losses read is there. Never train on them.
+Every second sample is a token shorter, because a batch without any padding takes other paths. For what
+depends on shapes only: memory, and FLOPs. They go through the same `collate` as real samples, so that
+whatever the model and the losses read is there. Never train on them.
 """
 
 from __future__ import annotations
