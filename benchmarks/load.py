@@ -75,7 +75,8 @@ async def ask(client: openai.AsyncOpenAI, model: str, kind: str, rng: random.Ran
     words = f"Log {rng.randrange(10_000)} kWh for the {rng.choice(['garden', 'kitchen', 'attic'])} meter"
     content: Any = words
     if kind == "image_call":
-        content = [{"type": "image_url", "image_url": {"url": picture(rng.randrange(50))}}, {"type": "text", "text": words}]
+        shown = {"type": "image_url", "image_url": {"url": picture(rng.randrange(50))}}
+        content = [shown, {"type": "text", "text": words}]
     asked: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 64}
     began = time.monotonic()
     if kind == "embeddings":
@@ -158,7 +159,9 @@ def server(model: Path, settings: list[str]) -> Iterator[tuple[str, psutil.Proce
         process.wait(60)
 
 
-async def run(url: str, key: str, clients: int, seconds: float, process: psutil.Process | None) -> tuple[Tally, list[int]]:
+async def run(
+    url: str, key: str, clients: int, seconds: float, process: psutil.Process | None
+) -> tuple[Tally, list[int]]:
     """All clients at once, for so many seconds."""
     async with openai.AsyncOpenAI(base_url=url, api_key=key) as client:
         model = (await client.models.list()).data[0].id

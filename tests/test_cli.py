@@ -27,6 +27,7 @@ COMMANDS = [
     "eval",
     "ask",
     "chat",
+    "serve",
     "tokenizer train",
     "data inspect",
     "data validate",

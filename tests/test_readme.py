@@ -39,7 +39,7 @@ def test_the_files_it_names_are_there() -> None:
     for path in [*linked, *named]:
         assert (ROOT / path).exists(), path
     table = README.split("| step | files | what |")[1].split("```")[0]
-    folders = {"models", "data", "training", "inference", "functions", "evaluation"}
+    folders = {"models", "data", "training", "inference", "functions", "serving", "evaluation"}
     for row in re.findall(r"^\| \d+ \| (.+?) \|", table, re.M):
         folder = ""
         for name in re.findall(r"`([\w./]+)`", row):

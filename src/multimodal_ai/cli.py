@@ -321,7 +321,7 @@ def serve(
         from multimodal_ai.serving import serve as run
         from multimodal_ai.serving.config import read_keys
     except ModuleNotFoundError as error:
-        raise ValueError(f"{error.name} is not installed; run: pip install 'multimodal-ai\\[serve]'") from None
+        raise ValueError(f"{error.name} is not installed; run: pip install 'multimodal-ai[serve]'") from None
     import contextlib
 
     from multimodal_ai import terminal

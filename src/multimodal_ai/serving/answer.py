@@ -90,7 +90,7 @@ class Answer:
     def close(self) -> None:
         """Cancel what is not complete, and report how each request went."""
         for number, handle in enumerate(self._handles):
-            if number not in self.replies:
+            if handle.ended is None:
                 handle.cancel()
             self._observe(handle, self.replies.get(number))
         self._handles, self._observe = [], lambda handle, reply: None

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -36,6 +36,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in (
         (400, "The request cannot be used; the message says what to change"),
         (401, "No valid API key"),
+        (404, "There is no such model"),
         (408, "The body did not arrive in time"),
         (413, "The body is too large"),
         (429, "The server or the key is at its limit; Retry-After says when to try again"),
@@ -60,6 +61,7 @@ def create_app(
         "max_bytes": min(limited.max_bytes, config.max_image_bytes),
     }
     engine.encoder.images = ImageProcessor(limited.model_copy(update=bounds))
+    engine.cache.max_bytes = config.cache_bytes
     scheduler = Scheduler(engine, config.max_running, config.max_waiting)
     functions = functions or FunctionRegistry()
     metrics = ServerMetrics(scheduler, functions.names)
@@ -131,7 +133,7 @@ def _add_own_routes(app: FastAPI) -> None:
             return JSONResponse({"status": "shutting down"}, 503)
         return JSONResponse({"status": "ready"})
 
-    @app.get("/metrics", tags=["server"], summary="Prometheus metrics")
+    @app.get("/metrics", tags=["server"], summary="Prometheus metrics", response_class=PlainTextResponse)
     async def measured(request: Request) -> Response:
         return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -139,7 +141,7 @@ def _add_own_routes(app: FastAPI) -> None:
     async def models(request: Request) -> dict[str, Any]:
         return {"object": "list", "data": [_model(request.app)]}
 
-    @app.get("/v1/models/{model}", tags=["models"], summary="What is known of a model", responses={404: {}})
+    @app.get("/v1/models/{model}", tags=["models"], summary="What is known of a model")
     async def model(model: str, request: Request) -> dict[str, Any]:
         check_model(request.app.state.config, model)
         return _model(request.app)

@@ -52,9 +52,12 @@ class StrictRequest(Request):
         return b"".join(chunks)
 
     async def json(self) -> Any:
+        if hasattr(self, "_parsed"):
+            return self._parsed
         body = await self.body()
         try:
-            return await run_in_threadpool(lambda: parse_json(body.decode("utf-8")))
+            self._parsed = await run_in_threadpool(lambda: parse_json(body.decode("utf-8")))
+            return self._parsed
         except UnicodeDecodeError as error:
             raise ApiError(400, f"the body is not UTF-8 (byte {error.start})", "invalid_json") from None
         except ValueError as error:

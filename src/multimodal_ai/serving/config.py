@@ -34,6 +34,7 @@ class ServerConfig(ConfigModel):
     max_inputs: int = Field(default=256, ge=1, description="texts and images of one embeddings request")
     max_running: int = Field(default=16, ge=1, description="replies that are written at once")
     max_waiting: int = Field(default=64, ge=1, description="replies that may wait; beyond: 429")
+    cache_bytes: int = Field(default=256 << 20, ge=0, description="kept of images, function cards and conversations")
     max_concurrent_per_key: int = Field(default=16, ge=1, description="requests of one key at once; beyond: 429")
     upload_seconds: float = Field(default=30.0, gt=0, description="for a request's body to arrive")
     request_seconds: float = Field(default=120.0, gt=0, description="for a reply, waiting included")

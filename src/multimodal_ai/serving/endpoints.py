@@ -32,9 +32,13 @@ _FAILURES = (ValueError, RuntimeError, TimeoutError)
 def api_router() -> APIRouter:
     """`/v1/chat/completions`, `/v1/responses` and `/v1/embeddings`."""
     router = APIRouter(prefix="/v1", route_class=StrictRoute)
-    router.post("/chat/completions", tags=["chat"], summary="Answer a conversation, or call functions")(_chat)
-    router.post("/responses", tags=["responses"], summary="The same in the form of the Responses API")(_responses)
-    router.post("/embeddings", tags=["embeddings"], summary="Texts and images in one space")(_embeddings)
+    streams: Any = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+    for path, tag, summary, endpoint, responses in (
+        ("/chat/completions", "chat", "Answer a conversation, or call functions", _chat, streams),
+        ("/responses", "responses", "The same in the form of the Responses API", _responses, streams),
+        ("/embeddings", "embeddings", "Texts and images in one space", _embeddings, {}),
+    ):
+        router.post(path, tags=[tag], summary=summary, responses=responses)(endpoint)
     return router
 
 

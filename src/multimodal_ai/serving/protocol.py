@@ -155,9 +155,9 @@ class ChatRequest(Strict):
 
 def chat_requests(body: ChatRequest, config: ServerConfig) -> list[Request]:
     """The engine's requests for a chat: one a choice. Blocks while it fetches images. Raises ApiError."""
+    check_count("messages", len(body.messages), config.max_messages)
     reader = MessageReader(config)
     messages = [reader.message(message, f"messages[{index}]") for index, message in enumerate(body.messages)]
-    check_count("messages", len(messages), config.max_messages)
     tools = checked_tools([tool.model_dump(exclude_none=True) for tool in body.tools or ()], config)
     limit = body.max_completion_tokens or body.max_tokens
     choices = body.n or 1
