@@ -86,6 +86,7 @@ class Chat {
 
   open(conversation) {
     this.stop();
+    this.running = null;
     this.conversation = conversation;
     this.history.current = conversation;
     this.history.render();
@@ -191,13 +192,13 @@ class Chat {
     if (this.running === running) this.running = null;
     if (this.conversation === conversation) {
       const sticks = painter.sticks;
-      view?.show(false);
+      if (ended.node) this.views.get(ended.node.id)?.show();
       this.render();
       if (sticks) this.#toEnd();
       if (ended.error) this.showError(ended.error, () => this.answer(parent));
       else if (ended.node) announce(openCalls(ended.node).length ? "A call waits for you" : "The answer is complete");
     }
-    await this.history.keep(conversation);
+    if (this.history.conversations.includes(conversation)) await this.history.keep(conversation); // or it was deleted
   }
 
   #toEnd() {

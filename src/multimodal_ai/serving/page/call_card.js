@@ -32,19 +32,23 @@ export class CallCard {
     this.below = h("div", { class: "below" });
     const title = h("header", {}, h("strong", {}, "ƒ ", h("code", {}, call.name)), this.confidence, this.state);
     this.element = h("section", { class: "card", "aria-label": `Call of ${call.name}` }, title, this.rows, this.below);
-    this.fields = new Map();
+    this.fields = new Map(); // of arguments that arrive, by name
+    this.whole = false;
   }
 
   get stage() {
     const { result, approved } = this.call;
     if (result) return result.status;
-    if (this.writing) return "writing";
+    if (this.call.complete === false) return "writing";
     return approved ? "running" : "waiting";
   }
 
-  /** Show what has arrived. */
-  fill(writing) {
-    this.writing = writing;
+  /** Show what has arrived; once the call is complete, show it for good. */
+  fill() {
+    if (this.call.complete !== false) {
+      if (!this.whole) this.render();
+      return;
+    }
     for (const [name, value] of partialArguments(this.call.arguments)) {
       if (!this.fields.has(name)) {
         const field = { value: h("code"), source: h("span") };
@@ -54,7 +58,6 @@ export class CallCard {
       this.fields.get(name).value.textContent = value;
     }
     this.#showState();
-    if (!writing) this.render();
   }
 
   #showState() {
@@ -65,8 +68,9 @@ export class CallCard {
   /** Show the whole call: sources, confidence, and what can be done with it. */
   render() {
     const { call } = this;
+    if (call.complete === false) return;
+    this.whole = true;
     this.rows.replaceChildren();
-    this.fields.clear();
     const values = JSON.parse(call.arguments);
     for (const [name, value] of Object.entries(values)) {
       const words = h("code", {}, JSON.stringify(value));

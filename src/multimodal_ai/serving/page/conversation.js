@@ -104,6 +104,7 @@ export function checked(given, place) {
     for (const id of children) {
       const node = Object.hasOwn(given.nodes ?? {}, id) ? given.nodes[id] : fail(`turn ${id} is missing`);
       if (!["user", "assistant"].includes(node.role)) fail(`turn ${id}: its role must be user or assistant`);
+      if (parent === null && node.role !== "user") fail(`turn ${id}: the first turn must be the user's`);
       if (!isText(node.text)) fail(`turn ${id}: its text is missing`);
       if ((node.images ?? []).some((url) => !/^data:image\/(png|jpeg|webp|gif|bmp);base64,/.test(url))) {
         fail(`turn ${id}: an image is no data URL`);

@@ -70,8 +70,9 @@ export class FunctionsPanel {
     return this.settings.execute && this.#served.length > 0;
   }
 
-  /** The tools that are offered to the model. */
+  /** The tools that are offered to the model; all of the server's, and no others, where it runs them. */
   get tools() {
+    if (this.execute) return this.#served;
     const served = this.#served.filter((tool) => !this.settings.disabled.includes(tool.function.name));
     const own = this.settings.functions.filter(({ enabled }) => enabled).map(({ tool }) => tool);
     return [...served, ...own];
@@ -133,7 +134,9 @@ export class FunctionsPanel {
 
   #row(tool, enabled, toggle, remove) {
     const { name, description, parameters } = tool.function;
-    const box = h("input", { type: "checkbox", checked: enabled, onchange: (event) => toggle(event.target.checked) });
+    const fixed = this.execute;
+    const onchange = (event) => toggle(event.target.checked);
+    const box = h("input", { type: "checkbox", checked: fixed ? !remove : enabled, disabled: fixed, onchange });
     const changes = tool.function["x-side-effect"] ? h("span", { class: "tag" }, "changes something") : null;
     const schema = h("pre", { tabindex: "0" }, JSON.stringify(parameters ?? {}, null, 2));
     return h(

@@ -7,12 +7,11 @@ import { sampling } from "./settings_panel.js";
 /** The body of a request for the turn after `parent`. */
 function requestBody(conversation, parent, model, settings, functions) {
   const body = { model, messages: toMessages(conversation, parent, settings.system), ...sampling(settings) };
-  if (functions.execute) return { ...body, x_execute: true };
-  const { tools } = functions;
+  const { tools, execute } = functions;
   if (!tools.length) return body;
   const answered = conversation.nodes[parent].role === "assistant"; // results go back: now it may speak
   const choice = answered && functions.toolChoice !== "none" ? "auto" : functions.toolChoice;
-  return { ...body, tools, tool_choice: choice };
+  return { ...body, ...(execute ? { x_execute: true } : { tools }), tool_choice: choice };
 }
 
 /** Tokens, times and context in one line. `first` and `end`: ms since the request. */
@@ -52,7 +51,7 @@ export async function generate({ conversation, parent, model, settings, function
     if (raised.name === "AbortError" || signal.aborted) node.note = "Stopped.";
     else error = raised;
   }
-  node.calls = node.calls.filter((call) => call.complete);
+  node.calls = node.calls.filter((call) => call.complete); // a call that was cut is none
   if (!node.text && !node.calls.length && (error || node.note)) {
     removeNode(conversation, node.id);
     return { node: null, error };
@@ -79,7 +78,7 @@ async function fill(node, chunks, began, context, onPiece) {
 }
 
 function addPiece(node, piece) {
-  const call = (node.calls[piece.index] ??= { id: piece.id, name: piece.function.name, arguments: "", result: null });
+  const call = (node.calls[piece.index] ??= { id: piece.id, name: piece.function.name, arguments: "", complete: false, result: null });
   call.arguments += piece.function?.arguments ?? "";
   if (piece.x_sources) Object.assign(call, { confidence: piece.x_confidence, sources: piece.x_sources, complete: true });
 }

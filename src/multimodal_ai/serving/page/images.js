@@ -59,7 +59,7 @@ export class ImageTray {
 
   /** Take files in; those that are no pictures are refused in words. */
   async add(files) {
-    for (const file of files) {
+    for (const file of [...files]) {
       if (TYPES.includes(file.type)) this.urls.push(await asDataUrl(file));
       else announce(`${file.name}: no picture that can be sent; use PNG, JPEG, WebP, GIF or BMP`);
     }

@@ -43,7 +43,7 @@ export class TurnView {
         });
         this.cards.append(this.calls[index].element);
       }
-      if (writing || this.calls[index].writing !== false) this.calls[index].fill(writing && !call.complete);
+      this.calls[index].fill();
     }
     while (this.calls.length > (node.calls?.length ?? 0)) this.calls.pop().element.remove();
     this.foot.replaceChildren(...(writing ? [this.#waiting()] : this.#footer()).filter(Boolean));
