@@ -125,7 +125,8 @@ export class FunctionsPanel {
     byId("execute").checked = settings.execute;
     byId("execute-row").hidden = !this.#served.length;
     const names = this.tools.map((tool) => tool.function.name);
-    if (![...names, "auto", "none", "required"].includes(settings.toolChoice)) settings.toolChoice = "auto";
+    const known = [...names, "auto", "none", "required"].includes(settings.toolChoice);
+    if (this.connection.model && !known) settings.toolChoice = "auto";
     const choices = [["auto", "when it sees fit"], ["required", "always"], ["none", "never"]];
     const options = [...choices, ...names.map((name) => [name, `always ${name}`])];
     byId("tool-choice").replaceChildren(...options.map(([value, words]) => h("option", { value }, words)));
@@ -175,10 +176,10 @@ export class FunctionsPanel {
     announce(tools.length === 1 ? `${tools[0].function.name} is offered to the model` : `${tools.length} functions added`);
   }
 
-  /** Let the server judge: a request of one token in which nothing may be called. */
+  /** Let the server judge: a request of one token, for which it makes the grammar of a call. */
   async #check(tools) {
     const messages = [{ role: "user", content: "hi" }];
-    const body = { model: this.connection.model?.id ?? "", messages, tools, tool_choice: "none", max_tokens: 1 };
+    const body = { model: this.connection.model?.id ?? "", messages, tools, tool_choice: "required", max_tokens: 1 };
     await complete(body, this.settings.key);
   }
 }

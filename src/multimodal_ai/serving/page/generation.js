@@ -20,7 +20,8 @@ function statsLine(usage, first, end, context) {
   if (first !== null) parts.push(`first token after ${Math.round(first)} ms`);
   if (usage) {
     const { completion_tokens: written, prompt_tokens: read } = usage;
-    const rate = first !== null && end > first && written > 1 ? ((written - 1) / (end - first)) * 1000 : null;
+    const writing = end - first; // in a few ms nothing was written token by token, but forced, or sent in one go
+    const rate = first !== null && writing > 5 ? ((written - 1) / writing) * 1000 : null;
     if (rate) parts.push(`${rate >= 10 ? Math.round(rate) : rate.toFixed(1)} tokens/s`);
     parts.push(`${written} tokens`);
     parts.push(context ? `context ${read} of ${context} (${Math.round((100 * read) / context)}%)` : `context ${read}`);

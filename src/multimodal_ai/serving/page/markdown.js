@@ -32,11 +32,10 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
 
 function rendered(tokens) {
   const fragment = DOMPurify.sanitize(marked.parser(tokens), ALLOWED);
-  for (const pre of fragment.querySelectorAll("pre")) pre.replaceWith(codeFrame(pre));
+  for (const pre of fragment.querySelectorAll("pre")) pre.replaceWith(codeFrame(pre.cloneNode(true)));
   for (const table of fragment.querySelectorAll("table")) {
-    const frame = h("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Table" });
-    table.replaceWith(frame);
-    frame.append(table);
+    const frame = { class: "table", tabindex: "0", role: "region", "aria-label": "Table" };
+    table.replaceWith(h("div", frame, table.cloneNode(true)));
   }
   return [...fragment.childNodes];
 }

@@ -104,7 +104,10 @@ export class TurnView {
   #edit() {
     const text = h("textarea", { rows: 4, "aria-label": "Edit message" });
     text.value = this.node.text;
-    const save = () => this.chat.edit(this.node, text.value);
+    const save = () => {
+      this.show();
+      this.chat.edit(this.node, text.value);
+    };
     const cancel = () => this.show();
     this.text.hidden = false;
     this.text.replaceChildren(text);
