@@ -77,7 +77,7 @@ RENDER = """async ([text, cuts]) => {
   document.body.append(view.element);
   for (const cut of cuts) view.update(text.slice(0, cut));
   view.finish(text);
-  return view.element.innerHTML;
+  return view.element.innerHTML.replaceAll(/>\\s+</g, '><');
 }"""
 
 

@@ -192,7 +192,7 @@ class Chat {
     if (this.running === running) this.running = null;
     if (this.conversation === conversation) {
       const sticks = painter.sticks;
-      if (ended.node) this.views.get(ended.node.id)?.show();
+      if (ended.node) this.views.get(view.node.id)?.show();
       this.render();
       if (sticks) this.#toEnd();
       if (ended.error) this.showError(ended.error, () => this.answer(parent));

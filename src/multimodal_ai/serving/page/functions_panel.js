@@ -176,10 +176,24 @@ export class FunctionsPanel {
     announce(tools.length === 1 ? `${tools[0].function.name} is offered to the model` : `${tools.length} functions added`);
   }
 
-  /** Let the server judge: a request of one token, for which it makes the grammar of a call. */
+  /** Let the server judge: one token for each function, in which its parameters are the format of the answer. */
   async #check(tools) {
-    const messages = [{ role: "user", content: "hi" }];
-    const body = { model: this.connection.model?.id ?? "", messages, tools, tool_choice: "required", max_tokens: 1 };
-    await complete(body, this.settings.key);
+    for (const tool of tools) {
+      const { name, parameters } = tool.function;
+      const schema = { type: "object", ...parameters };
+      const body = {
+        model: this.connection.model?.id ?? "",
+        messages: [{ role: "user", content: "hi" }],
+        tools: [tool],
+        tool_choice: "none",
+        response_format: { type: "json_schema", json_schema: { name: "parameters", schema } },
+        max_tokens: 1,
+      };
+      try {
+        await complete(body, this.settings.key);
+      } catch (error) {
+        throw new Error(error.message.replace("response_format", `${name}, parameters`));
+      }
+    }
   }
 }

@@ -56,7 +56,8 @@ export class MarkdownView {
     this.text = "";
     this.settled = 0; // characters in blocks that will not change any more
     this.open = []; // nodes of the last block
-    this.code = null; // the last block, where it is code: it only grows
+    this.code = null; // the text of the last block, where it is code: it only grows
+    this.rows = null; // the last block, where it is a list or a table: {shape, holder, settled}
     this.element.replaceChildren();
   }
 
@@ -72,7 +73,7 @@ export class MarkdownView {
     if (finished.length) {
       this.#replaceOpen(rendered(finished));
       this.open = [];
-      this.code = null;
+      this.code = this.rows = null;
       this.settled += finished.reduce((length, token) => length + token.raw.length, 0);
     }
     if (last >= 0) this.#showOpen(tokens[last]);
@@ -86,7 +87,10 @@ export class MarkdownView {
   }
 
   #showOpen(token) {
-    if (token.type !== "code") {
+    if (token.type === "list" || token.type === "table") {
+      this.code = null;
+      this.#showRows(token);
+    } else if (token.type !== "code") {
       this.code = null;
       this.#replaceOpen(rendered([token]));
     } else if (this.code && token.text.startsWith(this.code.data)) {
@@ -97,7 +101,28 @@ export class MarkdownView {
     }
   }
 
+  /** Show a list or table that grows: of its items or rows only the last can still change. */
+  #showRows(token) {
+    const parts = token.type === "list" ? "items" : "rows";
+    const shape = [token.type, token.ordered, token.start, token.loose, token.align, token.header?.map(({ text }) => text)];
+    const known = JSON.stringify(shape);
+    if (this.rows?.shape !== known || !token[parts].length) {
+      const nodes = rendered([token]);
+      this.#replaceOpen(nodes);
+      const holder = nodes[0]?.matches?.("ul, ol") ? nodes[0] : nodes[0]?.querySelector?.("tbody");
+      this.rows = holder ? { shape: known, holder, settled: token[parts].length - 1 } : null;
+      return;
+    }
+    const { holder, settled } = this.rows;
+    const [node] = rendered([{ ...token, [parts]: token[parts].slice(settled) }]);
+    const added = (node.matches("ul, ol") ? node : node.querySelector("tbody")).children;
+    while (holder.children.length > settled) holder.lastElementChild.remove();
+    holder.append(...added);
+    this.rows.settled = token[parts].length - 1;
+  }
+
   #replaceOpen(nodes) {
+    this.rows = null;
     for (const node of this.open) node.remove();
     this.element.append(...nodes);
     this.open = nodes;
