@@ -127,7 +127,7 @@ def test_the_words_that_an_argument_came_from_light_up(running: Running, visit: 
     page.get_by_role("button", name="Meters", exact=True).click()
     card = page.get_by_role("region", name="Call of log_reading")
     expect(card).to_contain_text("83% sure")
-    expect(card).to_contain_text("the model's own")
+    expect(card).to_contain_text("written by the model")
     source = card.get_by_role("button", name="from your words, 100% copied")
     source.hover()
     assert page.evaluate(LIT) == ["Garden"]

@@ -108,7 +108,7 @@ export class ImageTray {
       const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
       dialog.close();
       await this.add([blob]);
-    }, { class: "primary" });
+    }, { class: "primary", disabled: true });
     dialog.querySelector(".actions").replaceChildren(take, button("Cancel", () => dialog.close()));
     const stop = () => {
       for (const track of stream.getTracks()) track.stop();
@@ -116,6 +116,7 @@ export class ImageTray {
     };
     dialog.addEventListener("close", stop, { once: true });
     dialog.showModal();
-    await video.play();
+    await video.play().catch(() => {}); // closed before it began
+    take.disabled = !video.videoWidth; // only now there is a picture to take
   }
 }

@@ -5,7 +5,7 @@ const ORIGINS = {
   system: "from the system message",
   function_result: "from a function's result",
   function_description: "from the function's description",
-  generated: "the model's own",
+  generated: "written by the model",
 };
 
 /** An argument's source in words; null where the server gave none. */
