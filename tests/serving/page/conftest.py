@@ -24,7 +24,10 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """`visit(running, settings={…}, width=…)`: the page. Its console must stay without errors, the policy's too."""
+    """`visit(running, settings={…}, width=…)`: the page.
+
+    `visit.complaints` holds the errors of its console, those of the policy too; in the end there must be none.
+    """
     from .visitor import PATIENCE, expect
 
     contexts: list[Any] = []

@@ -27,9 +27,6 @@ def test_an_answer_is_what_the_api_says_and_stays(running: Running, visit: Calla
     ]
     said = running.client.chat.completions.create(**{**sent[0], "stream": False, "stream_options": None})
     page.reload()
-    page.get_by_role("button", name="History", exact=True).click()
-    if page.get_by_role("button", name="Which city?", exact=True).is_hidden():
-        page.get_by_role("button", name="History", exact=True).click()
     page.get_by_role("button", name="Which city?", exact=True).click()
     stored = page.evaluate(
         "(async () => { const {loadAll} = await import('/page/store.js'); return await loadAll(); })()"
