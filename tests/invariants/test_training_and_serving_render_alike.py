@@ -11,7 +11,7 @@ from multimodal_ai.inference import Engine
 def test_the_same_ids(engine: Engine, samples: dict[str, list[Sample]]) -> None:
     for found in samples.values():
         for sample in found[:25]:
-            trained = build_example(sample, engine.renderer, engine.images)
+            trained = build_example(sample, engine.renderer, engine.encoder.images)
             served = engine.encoder.example(to_request(sample)[0])
             assert served.source == trained.source
             assert served.cards == trained.cards and served.lexical == trained.lexical

@@ -106,6 +106,20 @@ def test_a_client_that_leaves_frees_its_place(start: Callable[..., Running]) -> 
     wait_until(lambda: metric(running, 'multimodal_ai_replies_total{outcome="cancelled"}'.partition("{")[0]) >= 5)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_while_it_waits_is_never_answered(start: Callable[..., Running], stream: bool) -> None:
+    running = start()
+    busy = threading.Event()
+    running.scheduler.call(lambda: busy.wait(60))
+    client = running.client.with_options(timeout=0.5)
+    with pytest.raises(openai.APITimeoutError):
+        client.chat.completions.create(model="small", messages=[{"role": "user", "content": "hi"}], stream=stream)
+    wait_until(lambda: metric(running, "multimodal_ai_replies_total") == 1)
+    busy.set()
+    wait_until(lambda: not running.scheduler.waiting)
+    assert not running.engine.cache.misses["conversation"]
+
+
 def test_a_reply_that_takes_too_long_ends(start: Callable[..., Running]) -> None:
     running = start(request_seconds=0.5, max_output_tokens=100_000)
     endless = {**ENDLESS, "max_tokens": 100_000, "stop": None}

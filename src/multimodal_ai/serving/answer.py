@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
@@ -17,6 +18,7 @@ from starlette.requests import Request as HttpRequest
 from multimodal_ai.inference.requests import Delta, Reply, Request
 from multimodal_ai.inference.scheduler import Handle, Piece, Scheduler
 
+R = TypeVar("R")
 Observe = Callable[[Handle, Reply | None], None]
 
 
@@ -33,25 +35,33 @@ class Answer:
 
     @classmethod
     async def begin(
-        cls, scheduler: Scheduler, requests: Sequence[Request], owner: str, seconds: float, observe: Observe
-    ) -> Answer:
-        """Submit the requests and wait for the first piece. Raises what the scheduler and the engine raise."""
+        cls, scheduler: Scheduler, requests: Sequence[Request], http: HttpRequest, seconds: float, observe: Observe
+    ) -> Answer | None:
+        """Submit the requests and wait for the first piece; None where the client has gone away meanwhile.
+
+        Raises what the scheduler and the engine raise, and TimeoutError.
+        """
         answer = cls(seconds, observe)
         loop = asyncio.get_running_loop()
+        first = None
         try:
             for number, request in enumerate(requests):
 
                 def emit(piece: Piece, number: int = number) -> None:
                     loop.call_soon_threadsafe(answer._queue.put_nowait, (number, piece))
 
-                answer._handles.append(await run_in_threadpool(scheduler.submit, request, owner, emit))
-            number, piece = await answer._next()
-            if isinstance(piece, Exception):
-                raise piece
-            answer._first = [(number, piece)]
+                handle = await run_in_threadpool(scheduler.submit, request, http.state.owner, emit)
+                answer._handles.append(handle)
+            first = await unless_gone(http, answer._next())
+            if first is not None and isinstance(first[1], Exception):
+                raise first[1]
         except BaseException:
             answer.close()
             raise
+        if first is None:
+            answer.close()
+            return None
+        answer._first = [first]
         return answer
 
     async def _next(self) -> tuple[int, Piece]:
@@ -79,13 +89,7 @@ class Answer:
                 pass
             return [self.replies[number] for number in range(len(self._handles))]
 
-        work, gone = asyncio.create_task(collect()), asyncio.create_task(disconnected(http))
-        try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            return work.result() if work.done() else None
-        finally:
-            work.cancel()
-            gone.cancel()
+        return await unless_gone(http, collect())
 
     def close(self) -> None:
         """Cancel what is not complete, and report how each request went."""
@@ -100,3 +104,14 @@ async def disconnected(http: HttpRequest) -> None:
     """Return when the client is gone; its body must have been read."""
     while (await http.receive())["type"] != "http.disconnect":
         pass
+
+
+async def unless_gone(http: HttpRequest, work: Coroutine[Any, Any, R]) -> R | None:
+    """The result of some work, or None as soon as the client has gone away; then the work is cancelled."""
+    task, gone = asyncio.create_task(work), asyncio.create_task(disconnected(http))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        gone.cancel()

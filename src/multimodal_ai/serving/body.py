@@ -28,6 +28,8 @@ logger = get_logger(__name__)
 class StrictRequest(Request):
     """A request whose body is bounded in size and time, and whose JSON is strict: see `canonical.parse_json`."""
 
+    _parsed: Any  # once it has been read
+
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
             config: ServerConfig = self.app.state.config

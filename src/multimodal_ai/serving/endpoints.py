@@ -6,8 +6,8 @@ Each of them keeps nothing between requests: a conversation is what the client s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -23,6 +23,7 @@ from multimodal_ai.serving.config import ServerConfig
 from multimodal_ai.serving.embeddings import EmbeddingsRequest, embeddings
 from multimodal_ai.serving.errors import ApiError, as_api_error
 from multimodal_ai.serving.execute import execute_chat
+from multimodal_ai.serving.gate import NO_STATUS
 from multimodal_ai.serving.protocol import ChatRequest, chat_requests
 from multimodal_ai.serving.responses import ResponsesRequest, ResponseWriter, as_chat
 
@@ -53,52 +54,31 @@ async def _chat(body: ChatRequest, request: Request) -> Response:
     state = request.app.state
     check_model(state.config, body.model)
     completion = ChatCompletion(body, state.config.model_name, state.scheduler.engine.tokenizer)
-    _log_contents(request, [message.model_dump(exclude_none=True) for message in body.messages])
     if body.x_execute:
+        _log_contents(request, body)
         return JSONResponse(await execute_chat(body, request, completion))
-    answer = await _begin(request, lambda: chat_requests(body, state.config))
-    if body.stream:
-        return EventStream(completion.events(answer), answer)
-    try:
-        replies = await answer.complete(request)
-    except _FAILURES as error:
-        raise as_api_error(error) from error
-    finally:
-        answer.close()
-    return Response(status_code=499) if replies is None else JSONResponse(completion.whole(replies))
+    return await _answered(body, request, completion, bool(body.stream))
 
 
 async def _responses(body: ResponsesRequest, request: Request) -> Response:
     state = request.app.state
     check_model(state.config, body.model)
-    chat = as_chat(body)
-    _log_contents(request, [message.model_dump(exclude_none=True) for message in chat.messages])
     writer = ResponseWriter(body, state.config, state.scheduler.engine.tokenizer)
-    answer = await _begin(request, lambda: chat_requests(chat, state.config))
-    if body.stream:
-        return EventStream(writer.events(answer), answer)
-    try:
-        replies = await answer.complete(request)
-    except _FAILURES as error:
-        raise as_api_error(error) from error
-    finally:
-        answer.close()
-    return Response(status_code=499) if replies is None else JSONResponse(writer.whole(replies[0]))
+    return await _answered(as_chat(body), request, writer, bool(body.stream))
 
 
-async def _embeddings(body: EmbeddingsRequest, request: Request) -> Response:
-    state = request.app.state
-    check_model(state.config, body.model)
-    try:
-        return JSONResponse(await embeddings(body, state.config, state.scheduler))
-    except _FAILURES as error:
-        raise as_api_error(error) from error
+class _Rendering(Protocol):
+    """How an answer leaves."""
+
+    def whole(self, replies: Sequence[engine.Reply]) -> dict[str, Any]: ...
+    def events(self, answer: Answer) -> AsyncIterator[bytes]: ...
 
 
-async def _begin(request: Request, make: Callable[[], list[engine.Request]]) -> Answer:
-    """Make the engine's requests, which may take a while, and begin to answer them."""
+async def _answered(body: ChatRequest, request: Request, rendering: _Rendering, stream: bool) -> Response:
+    """Answer a chat, in whole or in pieces."""
     state = request.app.state
     notes: dict[str, Any] = request.state.notes
+    _log_contents(request, body)
 
     def observe(handle: Handle, reply: engine.Reply | None) -> None:
         state.metrics.observe(handle, reply)
@@ -106,9 +86,32 @@ async def _begin(request: Request, make: Callable[[], list[engine.Request]]) -> 
             note_reply(notes, handle, reply, state.config.log_contents)
 
     try:
-        requests = await run_in_threadpool(make)
+        requests = await run_in_threadpool(chat_requests, body, state.config)
         state.metrics.images.inc(len(requests[0].images))
-        return await Answer.begin(state.scheduler, requests, request.state.owner, state.config.request_seconds, observe)
+        answer = await Answer.begin(state.scheduler, requests, request, state.config.request_seconds, observe)
+        if answer is None:
+            return _left()
+        if stream:
+            return EventStream(rendering.events(answer), answer)
+        try:
+            replies = await answer.complete(request)
+        finally:
+            answer.close()
+    except _FAILURES as error:
+        raise as_api_error(error) from error
+    return _left() if replies is None else JSONResponse(rendering.whole(replies))
+
+
+def _left() -> Response:
+    """For a client that is gone; nobody reads it, the log shows the status."""
+    return Response(status_code=NO_STATUS)
+
+
+async def _embeddings(body: EmbeddingsRequest, request: Request) -> Response:
+    state = request.app.state
+    check_model(state.config, body.model)
+    try:
+        return JSONResponse(await embeddings(body, state.config, state.scheduler))
     except _FAILURES as error:
         raise as_api_error(error) from error
 
@@ -126,7 +129,8 @@ def note_reply(notes: dict[str, Any], handle: Handle, reply: engine.Reply, conte
         notes.setdefault("replies", []).append(said)
 
 
-def _log_contents(request: Request, messages: list[dict[str, Any]]) -> None:
+def _log_contents(request: Request, body: ChatRequest) -> None:
     if request.app.state.config.log_contents:
+        messages = [message.model_dump(exclude_none=True) for message in body.messages]
         text = json.dumps(messages, ensure_ascii=False)
         request.state.notes["messages"] = text if len(text) <= 4096 else text[:4096] + "…"

@@ -20,7 +20,7 @@ from multimodal_ai.functions.loop import FunctionLoop
 from multimodal_ai.functions.policy import LoopPolicy, LoopResult
 from multimodal_ai.functions.schema import FunctionSpec
 from multimodal_ai.inference import requests as engine
-from multimodal_ai.inference.scheduler import Cancelled, Handle
+from multimodal_ai.inference.scheduler import Handle
 from multimodal_ai.serving.answer import disconnected
 from multimodal_ai.serving.chat import ChatCompletion, provenance
 from multimodal_ai.serving.errors import ApiError, as_api_error
@@ -103,9 +103,9 @@ async def execute_chat(body: ChatRequest, request: Request, completion: ChatComp
 
 
 def _seen(work: asyncio.Task[Any]) -> None:
-    """A loop that goes on for a moment after its client is gone may end as it likes."""
-    if not work.cancelled() and isinstance(work.exception(), Cancelled):
-        return
+    """A loop that goes on for a moment after its client is gone may end as it likes; asyncio need not complain."""
+    if not work.cancelled():
+        work.exception()
 
 
 def _rendered(result: LoopResult, replies: Sequence[engine.Reply], completion: ChatCompletion) -> dict[str, Any]:

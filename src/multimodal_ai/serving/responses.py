@@ -187,8 +187,9 @@ class ResponseWriter:
         self._open: dict[str, Any] | None = None  # the item that is being written
         self._count = 0
 
-    def whole(self, reply: Reply) -> dict[str, Any]:
+    def whole(self, replies: Sequence[Reply]) -> dict[str, Any]:
         """The `response` object of a reply that was not streamed."""
+        (reply,) = replies
         if reply.content or not reply.calls:
             for _ in self._write(Delta("text", reply.content, tokens=tuple(reply.text_logprobs))):
                 pass
