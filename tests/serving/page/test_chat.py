@@ -38,11 +38,12 @@ def test_an_answer_is_what_the_api_says_and_stays(running: Running, visit: Calla
 
 def test_stop_frees_the_place(start: Callable[..., Running], visit: Callable[..., Any]) -> None:
     running = start(max_running=1, max_output_tokens=100_000)
-    page = visit(running, {"maxTokens": "100000", "temperature": "1.5"})
-    say(page, "Go on for ever")
+    page = visit(running, {"maxTokens": "100000"})
+    say(page, "hello")
     wait_until(lambda: running.scheduler.running == 1)
     page.get_by_role("button", name="Stop").click()
-    wait_until(lambda: not running.scheduler.running, 10)
+    wait_until(lambda: not running.scheduler.running, 20)
+    wait_until(lambda: b'replies_total{outcome="cancelled"} 1.0' in running.app.state.metrics.text())
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_visible()
     assert running.chat(max_tokens=2).choices
 
