@@ -146,6 +146,7 @@ class Chat {
 
   choose(node, step) {
     chooseBranch(this.conversation, node, step);
+    this.showError(null); // it spoke of the other branch
     this.render();
     this.history.keep(this.conversation);
   }
