@@ -29,6 +29,7 @@ from multimodal_ai.serving.endpoints import api_router, check_model
 from multimodal_ai.serving.errors import ApiError
 from multimodal_ai.serving.gate import Gate
 from multimodal_ai.serving.metrics import ServerMetrics
+from multimodal_ai.serving.page_files import add_page
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
@@ -84,6 +85,7 @@ def create_app(
     _add_error_handlers(app)
     _add_own_routes(app)
     app.include_router(api_router())
+    add_page(app)
     _document_errors(app)
     app.state.gate = None
 
@@ -155,6 +157,7 @@ def _model(app: FastAPI) -> dict[str, Any]:
         "x_context_tokens": engine.processing.rendering.max_source,
         "x_output_tokens": config.max_output_tokens,
         "x_embedding_width": engine.model.config.head.width,
+        "x_functions": [spec.to_tool() for spec in app.state.functions.specs],
     }
 
 

@@ -1,0 +1,197 @@
+// A call as a card: it fills while its arguments arrive, then waits for the user's word and the result.
+//
+// Functions run where the user runs them, or on the server (`x_execute`): nothing is run here, so an approved call
+// asks for its result.
+
+import { argumentErrors, partialArguments } from "./arguments.js";
+import { announce, button, h } from "./dom.js";
+import { findValue, inWords, lightUp } from "./provenance.js";
+
+const STATES = {
+  writing: "arguments arrive…",
+  waiting: "waits for you",
+  running: "running: waits for its result",
+  ok: "ok",
+  failed: "failed",
+  denied: "denied",
+  blocked: "blocked by the server",
+  "not run": "not run",
+};
+
+export class CallCard {
+  /**
+   * call: {id, name, arguments, confidence, sources, result, approved}. actions: `parameters(name)`, `changed()`,
+   * called when the call has changed, and `locked()`, whether what the call led to is already there.
+   */
+  constructor(call, actions) {
+    this.call = call;
+    this.actions = actions;
+    this.state = h("span", { class: "state" });
+    this.confidence = h("span", { class: "confidence" });
+    this.rows = h("dl");
+    this.below = h("div", { class: "below" });
+    const title = h("header", {}, h("strong", {}, "ƒ ", h("code", {}, call.name)), this.confidence, this.state);
+    this.element = h("section", { class: "card", "aria-label": `Call of ${call.name}` }, title, this.rows, this.below);
+    this.fields = new Map(); // of arguments that arrive, by name
+    this.whole = false;
+  }
+
+  get stage() {
+    const { result, approved } = this.call;
+    if (result) return result.status;
+    if (this.call.complete === false) return "writing";
+    return approved ? "running" : "waiting";
+  }
+
+  /** Show what has arrived; once the call is complete, show it for good. */
+  fill() {
+    if (this.call.complete !== false) {
+      if (!this.whole) this.render();
+      return;
+    }
+    for (const [name, value] of partialArguments(this.call.arguments)) {
+      if (!this.fields.has(name)) {
+        const field = { value: h("code"), source: h("span") };
+        this.fields.set(name, field);
+        this.rows.append(h("dt", {}, name), h("dd", {}, field.value, field.source));
+      }
+      this.fields.get(name).value.textContent = value;
+    }
+    this.#showState();
+  }
+
+  #showState() {
+    this.state.textContent = STATES[this.stage] ?? this.stage;
+    this.element.dataset.state = this.stage;
+  }
+
+  /** Show the whole call: sources, confidence, and what can be done with it. */
+  render() {
+    const { call } = this;
+    if (call.complete === false) return;
+    this.whole = true;
+    this.rows.replaceChildren();
+    const values = JSON.parse(call.arguments);
+    for (const [name, value] of Object.entries(values)) {
+      const words = h("code", {}, JSON.stringify(value));
+      this.rows.append(h("dt", {}, name), h("dd", {}, words, this.#source(name, value)));
+    }
+    if (!Object.keys(values).length) this.rows.append(h("dd", { class: "quiet" }, "no arguments"));
+    this.confidence.replaceChildren();
+    if (typeof call.confidence === "number") {
+      const share = Math.round(call.confidence * 100);
+      const meter = h("meter", { min: 0, max: 1, low: 0.5, high: 0.8, optimum: 1, value: call.confidence });
+      meter.setAttribute("aria-label", `Confidence ${share}%`);
+      this.confidence.append(meter, ` ${share}% sure`);
+    }
+    this.#showState();
+    this.#showBelow();
+  }
+
+  #source(name, value) {
+    const source = this.call.sources?.[name];
+    if (this.call.edited) return h("span", { class: "source" }, "edited by you");
+    const words = inWords(source);
+    if (!words) return null;
+    if (!["user", "function_result"].includes(source.origin)) return h("span", { class: "source" }, words);
+    const show = () => lightUp(findValue(value, source.origin));
+    const find = () => {
+      const [first] = findValue(value, source.origin);
+      const place = first?.startContainer.parentElement;
+      place?.closest("details")?.setAttribute("open", "");
+      place?.scrollIntoView({ block: "nearest" });
+      show();
+      announce(first ? `${name}: its words are lit up` : `${name}: its words are not found in one piece`);
+    };
+    const properties = { class: "source", "data-source": source.origin, title: "Show where these words stand" };
+    const dark = () => lightUp([]);
+    return button(words, find, { ...properties, onpointerenter: show, onpointerleave: dark, onfocus: show, onblur: dark });
+  }
+
+  #showBelow() {
+    const { call } = this;
+    const again = call.result && call.result.by !== "server" && !this.actions.locked();
+    const parts = {
+      waiting: () => [this.#choices()],
+      running: () => [this.#resultForm()],
+    };
+    const made = parts[this.stage]?.() ?? [this.#result(), again && button("Take back", () => this.#takeBack(), { class: "small" })];
+    this.below.replaceChildren(...made.filter(Boolean));
+  }
+
+  #changed(focus = true) {
+    this.render();
+    if (focus) this.below.querySelector("textarea, button, summary")?.focus();
+    this.actions.changed();
+  }
+
+  #takeBack() {
+    Object.assign(this.call, { result: null, approved: false });
+    this.#changed();
+  }
+
+  #choices() {
+    const approve = () => {
+      this.call.approved = true;
+      this.#changed();
+    };
+    const deny = () => {
+      this.call.result = { status: "denied", content: '{"error":"the user denied this call"}' };
+      this.#changed(false);
+    };
+    return h(
+      "div",
+      { class: "actions" },
+      button("Approve", approve, { class: "primary" }),
+      button("Edit", () => this.#edit()),
+      button("Deny", deny),
+    );
+  }
+
+  #edit() {
+    const text = h("textarea", { rows: 6, spellcheck: "false", "aria-label": "Arguments as JSON" });
+    text.value = JSON.stringify(JSON.parse(this.call.arguments), null, 2);
+    const errors = h("ul", { class: "errors", role: "alert" });
+    const save = () => {
+      const found = argumentErrors(text.value, this.actions.parameters(this.call.name));
+      errors.replaceChildren(...found.map((error) => h("li", {}, error)));
+      if (found.length) return;
+      const edited = JSON.stringify(JSON.parse(text.value));
+      if (edited !== this.call.arguments) Object.assign(this.call, { arguments: edited, edited: true });
+      this.#changed();
+    };
+    const cancel = () => {
+      this.#showBelow();
+      this.below.querySelector("button").focus();
+    };
+    this.below.replaceChildren(
+      text,
+      errors,
+      h("div", { class: "actions" }, button("Save", save, { class: "primary" }), button("Cancel", cancel)),
+    );
+    text.focus();
+  }
+
+  #resultForm() {
+    const text = h("textarea", { rows: 3, "aria-label": `Result of ${this.call.name}`, placeholder: '{"status":"ok"}' });
+    const failed = h("input", { type: "checkbox" });
+    const send = () => {
+      const content = failed.checked ? JSON.stringify({ error: text.value || "the function failed" }) : text.value;
+      this.call.result = { status: failed.checked ? "failed" : "ok", content };
+      this.#changed(false);
+    };
+    return h(
+      "div",
+      { class: "result-form" },
+      h("p", { class: "quiet" }, "Run the function where it lives, and give its result here."),
+      text,
+      h("div", { class: "actions" }, h("label", {}, failed, " It failed"), button("Give result", send, { class: "primary" })),
+    );
+  }
+
+  #result() {
+    const { content } = this.call.result ?? {};
+    if (!content) return null;
+    return h("details", {}, h("summary", {}, "Result"), h("pre", { tabindex: "0", "data-origin": "function_result" }, content));
+  }
+}
