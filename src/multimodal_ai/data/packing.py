@@ -139,6 +139,14 @@ def last_written(past: Sequence[int], token: int, space: int) -> tuple[int, ...]
     return tuple(past) if token == space else (token, *past[: WRITTEN - 1])
 
 
+def standalone_texts(examples: Sequence[Example]) -> list[Card]:
+    """Cards and captions of a batch, each once, in the order in which they stand in it: the longest first, for
+    neighbours are padded alike where attention is written out (models.layers).
+    """
+    found = {card.key: card for example in examples for card in (*example.cards, example.caption) if card is not None}
+    return sorted(found.values(), key=lambda card: -len(card.ids))
+
+
 def collate(examples: Sequence[Example], patch_values: int, space: int, multiple: int = 1) -> Batch:
     """Put examples side by side.
 
@@ -148,9 +156,7 @@ def collate(examples: Sequence[Example], patch_values: int, space: int, multiple
     """
     B = len(examples)
     P = max((1, *(len(marks) for example in examples for marks in example.required)))  # the head wants one at least
-    found = {card.key: card for example in examples for card in (*example.cards, example.caption) if card is not None}
-    # ordered by length, for neighbours are padded alike where attention is written out (models.layers)
-    cards = sorted(found.values(), key=lambda card: -len(card.ids))
+    cards = standalone_texts(examples)
     number_of = {card.key: number for number, card in enumerate(cards)}
     images: dict[str, tuple[int, ProcessedImage]] = {}
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from multimodal_ai.data.examples import Example, function_inputs
 from multimodal_ai.data.image_processor import ImageProcessor
 from multimodal_ai.data.messages import Sample
-from multimodal_ai.data.packing import Batch, collate
+from multimodal_ai.data.packing import Batch, collate, standalone_texts
 from multimodal_ai.data.processing import ProcessingConfig
 from multimodal_ai.data.rendering import USER, Renderer, Source, Target
 from multimodal_ai.data.tokenizer import Tokenizer
@@ -93,9 +93,9 @@ class RequestEncoder:
         """The context of every example of a batch, with images and cards from the cache where they are there."""
         self.cache.use_weights(weights_version(self.model))
         images = {image.key: image for example in examples for image in example.images}
-        texts = {card.key: card for example in examples for card in example.cards}  # both in the batch's order
+        texts = [card.key for card in standalone_texts(examples)]  # both in the batch's order
         visual = self._visual(list(images), batch) if images else None
-        standalone = self._texts(list(texts), batch) if texts else None
+        standalone = self._texts(texts, batch) if texts else None
         return self.model.encode(batch, visual, standalone)
 
     def _visual(self, keys: Sequence[str], batch: Batch) -> VisualTokens:
