@@ -69,6 +69,11 @@ def options(
     """Options that stand before the command."""
 
 
+CopiedOption = Annotated[
+    bool, typer.Option("--copied-strings", help="Free string arguments only copy words of the conversation.")
+]
+
+
 # -- training and evaluating ----------------------------------------------------------------------------
 
 
@@ -201,6 +206,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="At most so many rows of each data set, or cases of each kind.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Requests answered at once.")] = 32,
+    copied_strings: CopiedOption = False,
     require: Annotated[
         list[str] | None,
         typer.Option(metavar="SUITE.METRIC>=VALUE", help="Exit with 1 where this is not reached. Repeatable."),
@@ -215,7 +221,9 @@ def evaluate(
     from multimodal_ai.utils.logger import is_main_process
 
     wanted = [_requirement(text) for text in require or ()]
-    results = evaluate_folder(model, data or (), suite or (), limit, json_out, batch_size, _device(device), source)
+    results = evaluate_folder(
+        model, data or (), suite or (), limit, json_out, batch_size, _device(device), source, copied_strings
+    )
     if not is_main_process():
         return
     for name, result in results.items():
@@ -295,6 +303,7 @@ def ask(
     require_call: Annotated[bool, typer.Option("--require-call", help="Exit with 3 where nothing was called.")] = False,
     max_steps: Annotated[int, typer.Option(min=1, help="Turns of the model at most.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a turn at most.")] = 256,
+    copied_strings: CopiedOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Write every step, with where each value came from, here.")] = None,
     device: DeviceOption = "cpu",
@@ -313,8 +322,10 @@ def ask(
     images = [sys.stdin.buffer.read() if name == "-" else name for name in image or ()]
     if (image or []).count("-") > 1:
         raise ValueError("--image -: stdin can give one image only")
+    engine = _engine(model, device)
+    engine.strings = "copied" if copied_strings else "free"
     outcome = terminal.ask(
-        _engine(model, device),
+        engine,
         request,
         images=images,
         functions=functions,

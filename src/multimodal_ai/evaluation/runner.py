@@ -110,12 +110,14 @@ def evaluate_folder(
     batch_size: int = 32,
     device: str = "cpu",
     source: str | Path | None = None,
+    copied_strings: bool = False,
 ) -> dict[str, SuiteResult]:
     """Evaluate a trained folder: what `multimodal-ai eval` and `scripts/eval.py` run.
 
     Suites that judge data sets pair up with them in order; one data set serves all of them, and without suites
     every suite runs on what it can judge. Suites with data of their own read files, where they need some, from
-    the folder `source`. Under a launcher the processes share the work.
+    the folder `source`. `copied_strings`: string arguments copy words of the conversation, see `Request.strings`. Under
+    a launcher the processes share the work.
     """
     check_suites(suites)
     judging = [name for name in suites if name in SUITES]
@@ -137,7 +139,7 @@ def evaluate_folder(
     chosen: dict[str, list[Sample]] = {}
     for name, samples in pairs:
         chosen.setdefault(name, []).extend(samples)
-    engine = _engine(model, device)
+    engine = _engine(model, device, copied_strings)
     results = run_suites(engine, chosen, batch_size)
     context = RecipeContext(Path(source) if source is not None else None, limit=limit)
     results |= {name: BENCHMARKS[name](engine, context, batch_size) for name in own}
@@ -146,18 +148,22 @@ def evaluate_folder(
     return results
 
 
-def _engine(model: str | Path, device: str) -> Any:
+def _engine(model: str | Path, device: str, copied_strings: bool) -> Any:
     """The engine of a trained folder; where a launcher started several processes, one that shares the work."""
     from multimodal_ai.inference import Engine
 
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Engine.from_pretrained(model, device)
+        engine = Engine.from_pretrained(model, device)
+        engine.strings = "copied" if copied_strings else "free"
+        return engine
     from accelerate import PartialState
 
     from multimodal_ai.evaluation.sharded import ShardedEngine
 
     own = PartialState(cpu=device == "cpu").device
-    return ShardedEngine(Engine.from_pretrained(model, "cpu" if own.type == "cpu" else str(own)))
+    engine = Engine.from_pretrained(model, "cpu" if own.type == "cpu" else str(own))
+    engine.strings = "copied" if copied_strings else "free"
+    return ShardedEngine(engine)
 
 
 def metrics_of(results: Mapping[str, SuiteResult]) -> dict[str, dict[str, float]]:

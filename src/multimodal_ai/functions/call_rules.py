@@ -69,6 +69,11 @@ def answer_rule(answer: Mapping[str, Any], bounds: GenerationBounds) -> Rule:
     return Rule(body, values, tuple(f"response_format: {note}" for note in notes))
 
 
+def free_string(bounds: GenerationBounds) -> str:
+    """The name that a string without any constraint of its own has in rules."""
+    return _name(_document({"type": "string", "maxLength": bounds.string_length}, {}))
+
+
 def _bounded(schema: Mapping[str, Any], bounds: GenerationBounds, where: str) -> tuple[Any, dict[str, Any], list[str]]:
     try:
         return bounded_schema(schema, bounds)

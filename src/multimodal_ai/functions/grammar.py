@@ -20,9 +20,10 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from multimodal_ai.functions.bounds import GenerationBounds
 from multimodal_ai.functions.call_parser import TokenizerLike
-from multimodal_ai.functions.call_rules import Rule, answer_rule, call_rule
+from multimodal_ai.functions.call_rules import Rule, answer_rule, call_rule, free_string
 from multimodal_ai.functions.canonical import canonical_json
 from multimodal_ai.functions.choices import Choice, GrammarError, ToolChoice, normalize_tool_choice, response_schema
+from multimodal_ai.functions.copying import CopiedStrings
 from multimodal_ai.functions.json_schema import SchemaError
 from multimodal_ai.functions.schema import FunctionSpec
 
@@ -134,13 +135,15 @@ class GrammarCompiler:
         tool_choice: ToolChoice | Choice = "auto",
         parallel: bool = True,
         response_format: Mapping[str, Any] | None = None,
+        copied: CopiedStrings | None = None,
     ) -> CompiledGrammar:
         """The grammar for a reply; the same object again for the same request.
 
         `tool_choice`: "auto" text, calls, or text and then calls; "none" text; "required" calls only;
         `{"name": …}` one call of that function; a subset as `normalize_tool_choice` reads it. `parallel` allows
         several calls in one reply. `response_format` binds the text, never the calls: "auto" is then an answer
-        that fits, or calls. Raises GrammarError for an unknown choice or two functions of one name, SchemaError
+        that fits, or calls. `copied`: all that a parameter of type string without further constraint may say; None
+        leaves it free. Raises GrammarError for an unknown choice or two functions of one name, SchemaError
         for a schema that cannot be used.
         """
         specs = tuple(functions)
@@ -151,28 +154,36 @@ class GrammarCompiler:
             repeated = next(name for name in names if names.count(name) > 1)
             raise GrammarError(f"two functions are called {repeated!r}; rename one")
         request = [asdict(choice), bool(parallel), answer, self.max_calls, asdict(self.bounds)]
+        if copied is not None:
+            request.append(asdict(copied))
         identity = canonical_json([request, [spec.hash for spec in specs]])
         key = hashlib.sha256(identity.encode()).hexdigest()
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        grammar = self._compile(specs, choice, parallel, answer, key)
+        grammar = self._compile(specs, choice, parallel, answer, copied, key)
         self._cache[key] = grammar
         while len(self._cache) > self.cache_size:
             self._cache.popitem(last=False)
         return grammar
 
     def _compile(
-        self, specs: tuple[FunctionSpec, ...], choice: Choice, parallel: bool, answer: dict[str, Any] | None, key: str
+        self,
+        specs: tuple[FunctionSpec, ...],
+        choice: Choice,
+        parallel: bool,
+        answer: dict[str, Any] | None,
+        copied: CopiedStrings | None,
+        key: str,
     ) -> CompiledGrammar:
         wanted: list[FunctionSpec | dict[str, Any]] = [spec for spec in specs if spec.name in choice.names]
         if answer is not None and choice.mode != "required":
             wanted.append(answer)
         rules = [self._rule(item) for item in wanted]
-        matcher, source = self._build(rules, choice, parallel, answer is not None)
+        matcher, source = self._build(rules, choice, parallel, answer is not None, copied)
         if matcher.is_error() and rules:
             rules = [self._lenient_rule(item) for item in wanted]
-            matcher, source = self._build(rules, choice, parallel, answer is not None)
+            matcher, source = self._build(rules, choice, parallel, answer is not None, copied)
         if matcher.is_error():
             raise GrammarError(f"{len(specs)} functions do not fit into one grammar: {_first_line(matcher)}")
         return CompiledGrammar(
@@ -185,11 +196,15 @@ class GrammarCompiler:
             _start=Matcher(matcher, self.tokenizer.vocab_size, self._end),
         )
 
-    def _build(self, rules: Sequence[Rule], choice: Choice, parallel: bool, formatted: bool) -> tuple[LLMatcher, str]:
-        source = self._source(rules, choice, parallel, formatted)
+    def _build(
+        self, rules: Sequence[Rule], choice: Choice, parallel: bool, formatted: bool, copied: CopiedStrings | None
+    ) -> tuple[LLMatcher, str]:
+        source = self._source(rules, choice, parallel, formatted, copied)
         return LLMatcher(self._tokenizer, source, log_level=0, limits=_LIMITS), source
 
-    def _source(self, rules: Sequence[Rule], choice: Choice, parallel: bool, formatted: bool) -> str:
+    def _source(
+        self, rules: Sequence[Rule], choice: Choice, parallel: bool, formatted: bool, copied: CopiedStrings | None
+    ) -> str:
         """The grammar in llguidance's dialect of Lark; `<[9]>` is the token with id 9."""
         lines = ["%llguidance {}"]
         text = "answer" if formatted else "TEXT"
@@ -203,11 +218,15 @@ class GrammarCompiler:
         if choice.mode != "required":
             lines.append(f"answer: {calls.pop().body}" if formatted else r"TEXT: /(.|\n)+/")
         if calls:
+            bodies = [rule.body for rule in calls]
+            if copied is not None:
+                bodies = [body.replace(free_string(self.bounds), "copied") for body in bodies]
+                lines += copied.rules("copied", self.bounds.string_length)
             lines += [
                 f"calls: one{{1,{self.max_calls}}}" if parallel and not choice.single else "calls: one",
                 f"one: <[{self._call}]> call <[{self._call_end}]>",
                 "call: " + " | ".join(f"call_{index}" for index in range(len(calls))),
-                *(f"call_{index}: {rule.body}" for index, rule in enumerate(calls)),
+                *(f"call_{index}: {body}" for index, body in enumerate(bodies)),
             ]
         values = {name: document for rule in rules for name, document in rule.values.items()}
         lines += [f"{name}: %json {document}" for name, document in values.items()]

@@ -60,7 +60,7 @@ class Provenance:
         for message in messages:
             origin = _ORIGINS.get(str(message.get("role")))
             if origin is not None:
-                said[origin].append(_text(message.get("content")))
+                said[origin].append(text_of(message.get("content")))
         facts: dict[Origin, frozenset[Fact]] = {
             origin: frozenset[Fact]().union(*(facts_of(_normal(part), today) for part in parts))
             for origin, parts in said.items()
@@ -147,7 +147,8 @@ def _described(spec: FunctionSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(texts), tuple(choices)
 
 
-def _text(content: Any) -> str:
+def text_of(content: Any) -> str:
+    """The text of a message's content, be it a string, a list of parts or nothing."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, (list, tuple)) else ()

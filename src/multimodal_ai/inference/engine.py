@@ -12,7 +12,7 @@ import datetime
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from multimodal_ai.data.messages import Message
 from multimodal_ai.data.processing import ProcessingConfig
 from multimodal_ai.data.rendering import RESULT, USER, Renderer, Source, Target
 from multimodal_ai.data.tokenizer import Tokenizer
+from multimodal_ai.functions.copying import CopiedStrings
 from multimodal_ai.functions.grammar import GrammarCompiler
 from multimodal_ai.functions.provenance import mask_results
 from multimodal_ai.functions.schema import FunctionSpec
@@ -71,6 +72,7 @@ class Engine:
         self.cache = ContentCache(cache_bytes)
         self.encoder = RequestEncoder(self.model, tokenizer, self.processing, self.cache)
         self.renderer = self.encoder.renderer
+        self.strings: Literal["free", "copied"] = "free"  # of requests that do not say, see `Request`
         self.grammars = GrammarCompiler(tokenizer)
         self.retriever = Retriever(self.model, self.renderer, self.encoder.states, self.processing.retrieval_weights)
 
@@ -147,9 +149,13 @@ class Engine:
             present = prefilled.presence.sigmoid().tolist()
             presence = [present[place][: len(spec.parameter_names)] for place, spec in enumerate(example.specs)]
         selection = dict(reply.selection)
-        spelled = SpelledValues(example.source, self.tokenizer, request.today or datetime.date.today())
+        today = request.today or datetime.date.today()
+        spelled = SpelledValues(example.source, self.tokenizer, today)
+        copied = None
+        if (request.strings or self.strings) == "copied" and example.specs and not example.images:
+            copied = CopiedStrings.of(request.messages, example.specs, today)
         steering = Steering.start(
-            request, example.specs, self.grammars, self.tokenizer, reply.trigger, selection, presence, spelled
+            request, example.specs, self.grammars, self.tokenizer, reply.trigger, selection, presence, spelled, copied
         )
         (opening,) = self.renderer.start()
         answers_result = RESULT in example.source.role

@@ -23,6 +23,10 @@ class Request:
     call_threshold, side_effect_threshold: under "auto" the reply calls a function where the trigger's probability
     reaches the threshold of the likeliest one, which is the second for functions with side effects (None: the first).
     today: the day that "tomorrow" in the conversation is counted from; by default the present one.
+    strings: "copied" lets arguments of type string without enum, pattern, format or length hold only whole words in a
+    row of the conversation (its last 4,000 characters, results included), or a date, time or number that it spells
+    out. With an image in the conversation strings stay free, since values may come from the picture. None: as the
+    engine's `strings` says.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -42,6 +46,7 @@ class Request:
     side_effect_threshold: float | None = None
     response_format: Mapping[str, Any] | None = None
     today: datetime.date | None = None
+    strings: Literal["free", "copied"] | None = None
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
@@ -55,6 +60,8 @@ class Request:
         ):
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value}; it must lie between {low} and {high}")
+        if self.strings not in (None, "free", "copied"):
+            raise ValueError(f"strings is {self.strings!r}; it must be free or copied")
         if "" in self.stop:
             raise ValueError("stop holds an empty text, which would stop at once; drop it")
 

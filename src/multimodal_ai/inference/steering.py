@@ -16,6 +16,7 @@ import numpy as np
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.functions.call_parser import CallParser, ParserEvent
 from multimodal_ai.functions.choices import Choice, normalize_tool_choice, response_schema
+from multimodal_ai.functions.copying import CopiedStrings
 from multimodal_ai.functions.grammar import GrammarCompiler, Matcher
 from multimodal_ai.functions.normalise import form_of
 from multimodal_ai.functions.schema import FunctionSpec
@@ -71,10 +72,12 @@ class Steering:
         selection: Mapping[str, float],
         presence: Sequence[Sequence[float]],
         spelled: SpelledValues,
+        copied: CopiedStrings | None = None,
     ) -> Steering:
         """Decide between call and text, and compile the grammar of this reply.
 
-        Under "auto" the likeliest function decides; one whose threshold is not reached cannot be called.
+        Under "auto" the likeliest function decides; one whose threshold is not reached cannot be called. `copied`: all
+        that free strings may say, None for anything.
         """
         choice = normalize_tool_choice(request.tool_choice, specs)
         call_probability = 1.0
@@ -87,7 +90,7 @@ class Steering:
             called = max(choice.names, key=lambda name: selection.get(name, 0.0)) in names
             choice = replace(choice, mode="required", names=names) if called else Choice("none", ())
         callable_specs = [without_absent(spec, present) for spec, present in zip(specs, presence, strict=True)]
-        grammar = compiler.compile(callable_specs, choice, request.parallel_tool_calls, request.response_format)
+        grammar = compiler.compile(callable_specs, choice, request.parallel_tool_calls, request.response_format, copied)
         return cls(
             specs=specs,
             selection=dict(selection),

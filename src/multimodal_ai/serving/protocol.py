@@ -137,6 +137,7 @@ class ChatRequest(Strict):
     stream_options: StreamOptions | None = None
     x_execute: bool = Field(default=False, description="run calls of the server's own functions, and answer then")
     x_call_threshold: float | None = Field(default=None, ge=0, le=1, description="p(call) from which `auto` calls")
+    x_strings: Literal["free", "copied"] | None = Field(default=None, description="`copied`: words of the conversation")
     # accepted, and of no effect here
     user: str | None = None
     safety_identifier: str | None = None
@@ -182,6 +183,7 @@ def chat_requests(body: ChatRequest, config: ServerConfig) -> list[Request]:
             top_logprobs=body.top_logprobs or 0,
             call_threshold=0.5 if body.x_call_threshold is None else body.x_call_threshold,
             response_format=checked_format(body.response_format, config),
+            strings=body.x_strings,
         )
         for number in range(choices)
     ]
