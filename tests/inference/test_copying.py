@@ -31,8 +31,9 @@ def request(said: list[dict[str, Any]], **options: Any) -> Request:
 
 
 def is_run(value: str, texts: list[str]) -> bool:
-    """Whether a value stands in a text, cuts no word there, and has no blank at an end."""
-    edges = value == value.strip(" \t\r\n") != ""
+    """Whether a value stands in a text, blanks being one space, cuts no word there, and has no blank at an end."""
+    texts = [" ".join(text.split()) for text in texts]
+    edges = value == value.strip() != ""
     start, end = r"(?<!\w)" * value[:1].isalnum(), r"(?!\w)" * value[-1:].isalnum()
     return edges and any(re.search(start + re.escape(value) + end, text) for text in texts)
 
@@ -46,14 +47,24 @@ def test_every_string_was_said(engine: Engine, texts: list[str], seed: int) -> N
     for call in reply.calls:
         assert not validate_arguments(FunctionSpec.from_tool(TOOL), call.arguments)
         what = call.arguments["what"]
-        nothing = not any(text.strip(" \t\r\n") for text in texts)
+        nothing = not any(text.strip() for text in texts)
         spelled = re.fullmatch(r"[\d.:-]+", what)  # numbers of the text, such as 7 of 7,77
         assert is_run(what, texts) or spelled or (nothing and what == "")
 
 
-def values(engine: Engine, said: list[dict[str, Any]], **options: Any) -> set[str]:
-    asked = [request(said, seed=seed, **options) for seed in range(12)]
+def values(engine: Engine, said: list[dict[str, Any]], seed0: int = 0, **options: Any) -> set[str]:
+    asked = [request(said, seed=seed0 + seed, **options) for seed in range(12)]
     return {call.arguments["what"] for reply in engine.generate(asked) for call in reply.calls}
+
+
+def test_a_run_begins_and_ends_at_any_word(engine: Engine) -> None:
+    said = [{"role": "user", "content": " from  San\tFrancisco \n"}]
+    words = ["from", "San", "Francisco"]
+    runs = {" ".join(words[start:stop]) for start in range(3) for stop in range(start + 1, 4)}
+    found = set[str]()
+    for seed in range(0, 96, 12):
+        found |= values(engine, said, seed0=seed)
+    assert found <= runs and {run.split()[0] for run in found} == {run.split()[-1] for run in found} == set(words)
 
 
 def test_results_and_readings_count(engine: Engine) -> None:

@@ -20,15 +20,16 @@ from multimodal_ai.functions.schema import FunctionSpec
 
 _LONGEST = 4000  # characters of the conversation, its end: more takes the engine longer than a step of the model
 _BREAK = "\n"  # as it stands no JSON string holds it, so that no run crosses it
-# a word, its apostrophes and a number's points included, or a mark; with the blanks before it
-_CHUNK = re.compile(r"[ \t\r\n]*(?:\w+(?:['’]\w+|(?<=\d)[.,:](?=\d)\w+)*|[^\w \t\r\n])")
-_ESCAPE = r"\\u[0-9a-f]{4}"
+# blanks, a word, its apostrophes and a number's points included, or a mark
+_CHUNK = re.compile(r"\s+|\w+(?:['’]\w+|(?<=\d)[.,:](?=\d)\w+)*|[^\w\s]")
 _FORMS = (Form("%Y-%m-%d"), Form("%H:%M"), Form())
 
 
 @dataclass(frozen=True)
 class CopiedStrings:
-    """`chunks`: words with the blanks before them, escaped as in JSON; `values`: what the text spells out, as JSON."""
+    """`chunks`: words, marks and the blanks between them, each blank a single space, escaped as in JSON; `values`: what
+    the text spells out, as JSON.
+    """
 
     chunks: tuple[str, ...]
     values: tuple[str, ...]
@@ -47,7 +48,7 @@ class CopiedStrings:
         pieces, values, left = list[list[str]](), list[str](), _LONGEST
         for message in reversed(messages):
             words = list[str]()
-            for word in reversed(_CHUNK.findall(text_of(message.get("content")))):
+            for word in reversed(_CHUNK.findall(text_of(message.get("content")).strip())):
                 left -= len(word)
                 if left < 0:
                     break
@@ -55,25 +56,25 @@ class CopiedStrings:
             words.reverse()
             facts = [fact for reading in read("".join(words), today) for fact in reading.facts]
             values += [text for fact in facts for form in wanted if (text := form.write(fact)) is not None]
-            pieces.append([*(canonical_json(word)[1:-1] for word in words), _BREAK])
+            pieces.append([*(" " if word.isspace() else canonical_json(word)[1:-1] for word in words), _BREAK])
             if left < 0:
                 break
         chunks = tuple(chunk for piece in reversed(pieces) for chunk in piece)
         return cls(chunks, tuple(canonical_json(value) for value in dict.fromkeys(values)))
 
-    def rules(self, name: str, length: int) -> list[str]:
-        """Rules of llguidance's Lark for one such string in quotes, of at most `length` characters.
+    def rules(self, name: str) -> list[str]:
+        """Rules of llguidance's Lark for one such string in quotes.
 
-        No run begins or ends with a blank. "" is the only string where the conversation holds no word that fits.
+        No run begins or ends with a blank. "" is the only string where the conversation holds no word. What a run may
+        hold is said by its edges alone, nothing by its length: a limit in the middle of a word would leave no way on.
         """
         runs = any(chunk != _BREAK for chunk in self.chunks)
         ways = [r'"\"" COPIED_RUN "\""'] * runs + [json.dumps(value) for value in self.values]
         lines = [f"{name}: " + " | ".join(ways or [r'"\"\""'])]
         if runs:
-            rest = rf'[^\\\n]|\\["\\bfnrt]|{_ESCAPE}'
             lines += [
-                "COPIED_RUN: COPIED_WORDS & COPIED_EDGE",
+                "COPIED_RUN: COPIED_WORDS & COPIED_EDGES",
                 "COPIED_WORDS: %regex " + json.dumps({"substring_chunks": self.chunks}),
-                rf'COPIED_EDGE: /([^ \\\n]|\\["\\bf]|{_ESCAPE})({rest}){{0,{length - 1}}}/',
+                r"COPIED_EDGES: /[^ \n]([^\n]*[^ \n])?/",
             ]
         return lines

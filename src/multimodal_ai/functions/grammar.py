@@ -221,7 +221,7 @@ class GrammarCompiler:
             bodies = [rule.body for rule in calls]
             if copied is not None:
                 bodies = [body.replace(free_string(self.bounds), "copied") for body in bodies]
-                lines += copied.rules("copied", self.bounds.string_length)
+                lines += copied.rules("copied")
             lines += [
                 f"calls: one{{1,{self.max_calls}}}" if parallel and not choice.single else "calls: one",
                 f"one: <[{self._call}]> call <[{self._call_end}]>",
