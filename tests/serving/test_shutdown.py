@@ -36,6 +36,7 @@ def test_sigterm_drains(small_tokenizer: Tokenizer, tmp_path: Path) -> None:
     engine.tokenizer.save(folder)
     engine.processing.save(folder)
     command = [sys.executable, "-m", "multimodal_ai.cli", "serve", "-m", str(folder), "--port", "0", "--device", "cpu"]
+    command += ["--set", "drain_seconds=120"]  # however slow the machine is
     log = tmp_path / "log"
     with log.open("w") as file:
         process = subprocess.Popen(command, stderr=file, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
