@@ -260,7 +260,9 @@ def _orthogonal_copies(matrices: list[Tensor], processes: dist.ProcessGroup | No
     if mine:
         own[: len(mine)] = orthogonalise(torch.stack(mine))
     every = own.new_empty(each * world, *matrices[0].shape)
-    dist.all_gather_into_tensor(every, own, group=processes)
+    # the same under a new name; the old one, all there is before torch 2.13, warns where there are both
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(every, own, group=processes)
     return every[: len(matrices)].unbind()
 
 
