@@ -88,7 +88,7 @@ def _without_arithmetic(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         return func(*args, **kwargs)
     try:
         shapes = func(*tree_map_only(Tensor, lambda t: t.to("meta"), args), **kwargs)
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError):  # what has no kernel for the meta device is really computed
         return func(*args, **kwargs)
 
     def unwritten(meta: Tensor) -> Tensor:
