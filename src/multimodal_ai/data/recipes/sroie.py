@@ -74,6 +74,15 @@ def company_key(company: str) -> str:
     return re.sub(r"\b(SDN|BHD|BND|ENTERPRISE|TRADING|CO)\b", "", letters).replace(" ", "")
 
 
+def split_entries(archive: ImageArchive, split: str) -> list[dict[str, Any]]:
+    """The receipts of a split, told apart by their company."""
+    return [
+        entry
+        for entry in archive.entries
+        if in_split(f"{NAME} {company_key(entry['call']['arguments']['company'])}", split)
+    ]
+
+
 def _line_rows(entry: dict[str, Any], receipt: bytes) -> Iterator[Row]:
     """Each printed line of at least two characters as an image, cut with two pixels of margin."""
     with Image.open(io.BytesIO(receipt)) as opened:
@@ -102,12 +111,7 @@ def _call_row(rng: Random, entry: dict[str, Any], receipt: bytes, split: str) ->
 def rows(context: RecipeContext, split: str) -> Iterator[Row]:
     """For each receipt a call, three questions, then its lines; receipts in the seed's order."""
     archive = ImageArchive(context.file(FILE))
-    wanted = [
-        entry
-        for entry in archive.entries
-        if in_split(f"{NAME} {company_key(entry['call']['arguments']['company'])}", split)
-    ]
-    for entry in shuffled(wanted, NAME, context.seed, split):
+    for entry in shuffled(split_entries(archive, split), NAME, context.seed, split):
         rng = stream(NAME, context.seed, entry["image"])
         receipt = archive.image(entry)
         yield _call_row(rng, entry, receipt, split)
