@@ -63,6 +63,11 @@ class Face:
     style: str
     kind: str
 
+    @property
+    def slanted(self) -> bool:
+        """Whether it is an italic or oblique style."""
+        return bool(re.search("italic|oblique|inclined", self.style, re.I))
+
     def covers(self, text: str) -> bool:
         """Whether the font has a glyph of its own for every character of the text (spaces and newlines apart)."""
         return characters(self.path, self.kind).issuperset(text.replace(" ", "").replace("\n", ""))
@@ -159,13 +164,15 @@ def split_faces(split: str, kind: str | None = None) -> tuple[Face, ...]:
 
 
 def draw_face(rng: Random, split: str, text: str, kind: str | None = None) -> Face:
-    """A face of the split that has every character of the text, each family as likely as another.
+    """A face of the split that has every character of the text, each family as likely as another, upright by choice.
 
     Raises ValueError if no font on the machine has them all.
     """
     families = _families(split, kind)
-    for _ in range(12):
+    for _ in range(20):
         face = rng.choice(rng.choice(families))
+        if face.slanted and rng.random() < 0.7:
+            continue
         if face.covers(text):
             return face
     for able in (split_faces(split, kind), split_faces(split), faces()):

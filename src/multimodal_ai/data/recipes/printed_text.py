@@ -25,7 +25,7 @@ _LATIN = "£€¥éèüöäñçÉÜÖ°½"
 
 
 def company(rng: Random) -> str:
-    """A shop's or company's name in capitals, such as `LIM SENG THO HARDWARE SDN BHD`."""
+    """A shop's or company's name in capitals, such as `HUP SENG HARDWARE SDN BHD`."""
     name, trade, legal = rng.choice(WORDS["names"]), rng.choice(WORDS["trades"]), rng.choice(WORDS["legal"])
     style = rng.random()
     if style < 0.15:

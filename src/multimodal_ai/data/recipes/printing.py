@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -23,6 +23,7 @@ from multimodal_ai.data.recipes.fonts import Face
 SCALE = 2  # drawn pixels to a pixel of the image
 
 Pixels = npt.NDArray[np.float32]
+Ground = int | tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -203,30 +204,43 @@ def wear(mask: Image.Image, rng: Random, cap: float, needles: bool) -> Image.Ima
     return Image.fromarray(ink.astype(np.uint8))
 
 
-def warp(mask: Image.Image, rng: Random, most: float = 1.0) -> Image.Image:
-    """The mask at the size of the image, a little turned, slanted or seen from aside; `most` scales how much."""
+def warp(mask: Image.Image, rng: Random) -> Image.Image:
+    """The mask at the size of the image, a little turned, slanted or seen from aside."""
     width, height = max(4, round(mask.width / SCALE)), max(4, round(mask.height / SCALE))
-    sx, sy = mask.width / width, mask.height / height
     kind = rng.random()
     turn = slant = px = py = 0.0
     if kind < 0.5:  # the ends of a long line must stay inside, so it may turn less
-        turn = rng.uniform(-1, 1) * min(0.03, 2.0 / width) * most
-        slant = rng.uniform(-1, 1) * min(0.12, 3.0 / height) * most if rng.random() < 0.3 else 0.0
+        turn = rng.uniform(-1, 1) * min(0.03, 2.0 / width)
+        slant = rng.uniform(-1, 1) * min(0.12, 3.0 / height) if rng.random() < 0.3 else 0.0
     if kind < 0.12:
-        px, py = rng.uniform(-0.12, 0.12) * most / width, rng.uniform(-0.12, 0.12) * most / height
-    # u = x - cx, v = y - cy of the image become (mx + (a u + b v) / (1 + px u + py v), ...) of the mask; everything
-    # shrinks by `room`, so that what perspective enlarges stays inside
+        px, py = rng.uniform(-0.12, 0.12) / width, rng.uniform(-0.12, 0.12) / height
+    return projected(mask, (width, height), turn, slant, px, py)
+
+
+def projected(
+    image: Image.Image, size: tuple[int, int], turn: float, slant: float, px: float, py: float, ground: Ground = 0
+) -> Image.Image:
+    """The image scaled to `size` with its lines at a slope of `turn`, its columns of `slant`, seen in perspective.
+
+    `px` and `py` are the changes of scale per pixel of the result, to the right and downwards. The middle stays
+    where it is, all of it shrinks so that perspective puts nothing outside, and `ground` fills what is left.
+    """
+    width, height = size
+    # u = x - cx, v = y - cy of the result become (mx + (a u + b v) / (1 + px u + py v), ...) of the image
     room = 1 + (abs(px) * width + abs(py) * height) / 2
-    cx, cy, mx, my = width / 2, height / 2, mask.width / 2, mask.height / 2
+    sx, sy = image.width / width, image.height / height
+    cx, cy, mx, my = width / 2, height / 2, image.width / 2, image.height / 2
     a, b, d, e = sx * room, sx * slant, sy * turn, sy * room
     if not (px or py):
         data: tuple[float, ...] = (a, b, mx - a * cx - b * cy, d, e, my - d * cx - e * cy)
-        return mask.transform((width, height), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
-    one = 1 - px * cx - py * cy
-    across = (a + mx * px, b + mx * py, mx * one - a * cx - b * cy)
-    down = (d + my * px, e + my * py, my * one - d * cx - e * cy)
-    data = tuple(value / one for value in (*across, *down, px, py))
-    return mask.transform((width, height), Image.Transform.PERSPECTIVE, data, Image.Resampling.BILINEAR)
+        method = Image.Transform.AFFINE
+    else:
+        one = 1 - px * cx - py * cy
+        across = (a + mx * px, b + mx * py, mx * one - a * cx - b * cy)
+        down = (d + my * px, e + my * py, my * one - d * cx - e * cy)
+        data = tuple(value / one for value in (*across, *down, px, py))
+        method = Image.Transform.PERSPECTIVE
+    return image.transform(size, method, data, Image.Resampling.BILINEAR, fillcolor=ground)
 
 
 def soften(mask: Image.Image, rng: Random, cap: float) -> Image.Image:
@@ -243,30 +257,42 @@ def soften(mask: Image.Image, rng: Random, cap: float) -> Image.Image:
     return small.resize(mask.size, Image.Resampling.BICUBIC)
 
 
-def expose(mask: Image.Image, rng: Random, colour: float = 0.2) -> npt.NDArray[np.uint8]:
-    """Ink on paper as a scanner or camera saw it: uint8[h, w], or uint8[h, w, 3] for a share of `colour`."""
+def expose(
+    mask: Image.Image,
+    rng: Random,
+    colour: float = 0.2,
+    inverted: float = 0.06,
+    faint: float = 0.32,
+    light: Callable[[Pixels, Random], Pixels] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Ink on paper as a scanner or camera saw it: uint8[h, w], or uint8[h, w, 3] for a share of `colour`.
+
+    `inverted` and `faint` are the shares of light print on dark ground and of pale print; `light` puts light and
+    shadow on the page (float32[h, w] of grey levels), else a slope of light lies on a quarter of the images.
+    """
     ink = np.asarray(mask, np.float32) * np.float32(1 / 255)
     height, width = ink.shape
-    paper = rng.triangular(165, 256, 250)
-    faint = rng.random()
-    contrast = rng.uniform(0.6, 1.0) * paper if faint < 0.68 else rng.uniform(0.3, 0.6) * paper
+    paper, pale = rng.triangular(165, 256, 250), rng.random() < faint
     inked = ink[ink > 0.15]
     strength = float(inked.mean()) if inked.size else 0.5
+    contrast = (rng.uniform(0.3, 0.6) if pale else rng.uniform(0.6, 1.0)) * paper
     contrast = min(paper, contrast * max(1.0, 0.5 / strength))  # thin strokes are printed darker
     style = rng.random()
-    if style < 0.08 and faint < 0.68:  # black and white, as a fax makes it
+    if style < 0.08 and not pale:  # black and white, as a fax makes it
         level = ink + grain(rng, height, width) * np.float32(0.05)
         image = np.where(level > rng.uniform(0.45, 0.65) * strength, np.float32(paper - contrast), np.float32(paper))
     else:
-        if faint < 0.68 and style > 0.5:
+        if style > 0.5 and not pale:
             ink = np.minimum(ink * np.float32(rng.uniform(1.0, 1.5)), np.float32(1))
         image = paper - ink * np.float32(contrast)
+        if light is not None:
+            image = light(image, rng)
+        elif rng.random() < 0.25:
+            image *= np.linspace(rng.uniform(0.82, 1.0), 1.0, width, dtype=np.float32)[:: rng.choice((1, -1))]
         noise = rng.choice((0.0, 0.5, rng.uniform(1, 4), rng.uniform(2, max(3, contrast / 12))))
         if noise:
             image += grain(rng, height, width) * np.float32(noise)
-    if rng.random() < 0.25:  # light from one side
-        image *= np.linspace(rng.uniform(0.82, 1.0), 1.0, width, dtype=np.float32)[:: rng.choice((1, -1))]
-    if rng.random() < 0.06:
+    if rng.random() < inverted:
         image = 255 - image
     if rng.random() < colour:
         image = image[:, :, None] * _tint(rng)

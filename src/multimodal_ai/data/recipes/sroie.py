@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from random import Random
 from typing import Any
 
@@ -50,7 +50,7 @@ _REQUESTS = {
     ),
     "test": ("File this receipt", "Take down this expense", "Here is a receipt, please record it"),
 }
-_QUESTIONS = {
+QUESTIONS = {
     "total": ("What is the total?", "How much was paid?", "Which total does the receipt show?"),
     "date": ("What is the date of the receipt?", "When was this bought?", "Which date is printed?"),
     "company": ("Which company is this receipt from?", "Who issued the receipt?", "What is the shop called?"),
@@ -96,16 +96,26 @@ def _line_rows(entry: dict[str, Any], receipt: bytes) -> Iterator[Row]:
         yield caption_row(NAME, file.getvalue(), text.strip(), kind="line", receipt=entry["image"])
 
 
-def _call_row(rng: Random, entry: dict[str, Any], receipt: bytes, split: str) -> Row:
+def call_row(source: str, rng: Random, expense: Mapping[str, str], receipt: bytes, split: str, **meta: Any) -> Row:
+    """A request to book a receipt, its call among other functions or, for one in ten, a refusal without the function.
+
+    `expense` holds the four arguments of `record_expense`.
+    """
     ask = rng.choice(_REQUESTS[split]) + rng.choice((".", ".", ""))
     others = [one.tool for one in draw_cards(rng, split, rng.randint(1, 3))]
     if rng.random() < 0.1:
         turns = [user(ask, 1), assistant(rng.choice(NO_FUNCTION))]
-        return row(NAME, "call", turns, others, [receipt], trigger="cannot", receipt=entry["image"])
+        return row(source, "call", turns, others, [receipt], trigger="cannot", **meta)
     tools = [record_expense(), *others]
     rng.shuffle(tools)
-    turns = [user(ask, 1), calling(("record_expense", entry["call"]["arguments"]))]
-    return row(NAME, "call", turns, tools, [receipt], trigger="call", receipt=entry["image"])
+    turns = [user(ask, 1), calling(("record_expense", expense))]
+    return row(source, "call", turns, tools, [receipt], trigger="call", **meta)
+
+
+def question_row(source: str, rng: Random, key: str, expense: Mapping[str, str], receipt: bytes, **meta: Any) -> Row:
+    """A question about one value of `expense`, answered by it."""
+    turns = [user(rng.choice(QUESTIONS[key]), 1), assistant(expense[key].strip())]
+    return row(source, "vqa", turns, images=[receipt], **meta)
 
 
 def rows(context: RecipeContext, split: str) -> Iterator[Row]:
@@ -114,13 +124,11 @@ def rows(context: RecipeContext, split: str) -> Iterator[Row]:
     for entry in shuffled(split_entries(archive, split), NAME, context.seed, split):
         rng = stream(NAME, context.seed, entry["image"])
         receipt = archive.image(entry)
-        yield _call_row(rng, entry, receipt, split)
-        for key, questions in _QUESTIONS.items():
-            answer = entry["call"]["arguments"][key].strip()
-            if not answer:
-                continue
-            turns = [user(rng.choice(questions), 1), assistant(answer)]
-            yield row(NAME, "vqa", turns, images=[receipt], receipt=entry["image"])
+        expense = entry["call"]["arguments"]
+        yield call_row(NAME, rng, expense, receipt, split, receipt=entry["image"])
+        for key in QUESTIONS:
+            if expense[key].strip():
+                yield question_row(NAME, rng, key, expense, receipt, receipt=entry["image"])
         if context.tasks is None or "caption" in context.tasks:
             yield from _line_rows(entry, receipt)
 
