@@ -13,6 +13,7 @@ import json
 import lzma
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -222,6 +223,30 @@ def in_split(key: str, split: str, test_share: float = 0.2, calibration_share: f
     if place < test_share:
         return split == "test"
     return split == ("calibration" if place < test_share + calibration_share else "train")
+
+
+def linked_groups(names: Sequence[Sequence[str]]) -> list[str]:
+    """A group for each item, the same for items that share a name, be it through others.
+
+    The names of an item say what must not be told apart by a split (a misspelt company has the same address as the
+    right one). A group is called after the commonest first name among its items.
+    """
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        parent.setdefault(name, name)
+        while parent[name] != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
+    for first, *others in names:
+        for other in others:
+            parent[root(other)] = root(first)
+    counts: dict[str, Counter[str]] = {}
+    for item in names:
+        counts.setdefault(root(item[0]), Counter())[item[0]] += 1
+    called = {group: min(count, key=lambda name: (-count[name], name)) for group, count in counts.items()}
+    return [called[root(item[0])] for item in names]
 
 
 def shuffled(items: Iterable[Any], *key: object) -> list[Any]:

@@ -263,7 +263,7 @@ LINES: tuple[tuple[float, Callable[[Random], str]], ...] = (
     (2, _pick("headings")),
     (3, _pick("phrases")),
     (1, _pick("signs")),
-    (7, _code),
+    (9, _code),
 )
 _DRAWERS = tuple(drawer for _, drawer in LINES)
 _WEIGHTS = tuple(weight for weight, _ in LINES)

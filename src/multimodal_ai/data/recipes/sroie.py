@@ -27,6 +27,7 @@ from multimodal_ai.data.recipes.common import (
     calling,
     caption_row,
     in_split,
+    linked_groups,
     row,
     shuffled,
     stream,
@@ -75,12 +76,14 @@ def company_key(company: str) -> str:
 
 
 def split_entries(archive: ImageArchive, split: str) -> list[dict[str, Any]]:
-    """The receipts of a split, told apart by their company."""
-    return [
-        entry
-        for entry in archive.entries
-        if in_split(f"{NAME} {company_key(entry['call']['arguments']['company'])}", split)
-    ]
+    """The receipts of a split, told apart by their company; companies at one address are one (names are misspelt)."""
+    names = []
+    for entry in archive.entries:
+        values = entry["call"]["arguments"]
+        place = re.sub(r"[^A-Z0-9]", "", values["address"].upper())
+        names.append([company_key(values["company"]), *([f"at {place}"] if place else [])])
+    groups = linked_groups(names)
+    return [entry for entry, group in zip(archive.entries, groups, strict=True) if in_split(f"{NAME} {group}", split)]
 
 
 def _line_rows(entry: dict[str, Any], receipt: bytes) -> Iterator[Row]:
@@ -96,7 +99,7 @@ def _line_rows(entry: dict[str, Any], receipt: bytes) -> Iterator[Row]:
         yield caption_row(NAME, file.getvalue(), text.strip(), kind="line", receipt=entry["image"])
 
 
-def call_row(source: str, rng: Random, expense: Mapping[str, str], receipt: bytes, split: str, **meta: Any) -> Row:
+def call_row(source: str, rng: Random, expense: Mapping[str, str], image: bytes, split: str, **meta: Any) -> Row:
     """A request to book a receipt, its call among other functions or, for one in ten, a refusal without the function.
 
     `expense` holds the four arguments of `record_expense`.
@@ -105,27 +108,28 @@ def call_row(source: str, rng: Random, expense: Mapping[str, str], receipt: byte
     others = [one.tool for one in draw_cards(rng, split, rng.randint(1, 3))]
     if rng.random() < 0.1:
         turns = [user(ask, 1), assistant(rng.choice(NO_FUNCTION))]
-        return row(source, "call", turns, others, [receipt], trigger="cannot", **meta)
+        return row(source, "call", turns, others, [image], trigger="cannot", **meta)
     tools = [record_expense(), *others]
     rng.shuffle(tools)
     turns = [user(ask, 1), calling(("record_expense", expense))]
-    return row(source, "call", turns, tools, [receipt], trigger="call", **meta)
+    return row(source, "call", turns, tools, [image], trigger="call", **meta)
 
 
-def question_row(source: str, rng: Random, key: str, expense: Mapping[str, str], receipt: bytes, **meta: Any) -> Row:
+def question_row(source: str, rng: Random, key: str, expense: Mapping[str, str], image: bytes, **meta: Any) -> Row:
     """A question about one value of `expense`, answered by it."""
     turns = [user(rng.choice(QUESTIONS[key]), 1), assistant(expense[key].strip())]
-    return row(source, "vqa", turns, images=[receipt], **meta)
+    return row(source, "vqa", turns, images=[image], **meta)
 
 
 def rows(context: RecipeContext, split: str) -> Iterator[Row]:
-    """For each receipt a call, three questions, then its lines; receipts in the seed's order."""
+    """For each receipt a call (if all its values are known), three questions, then its lines, in the seed's order."""
     archive = ImageArchive(context.file(FILE))
     for entry in shuffled(split_entries(archive, split), NAME, context.seed, split):
         rng = stream(NAME, context.seed, entry["image"])
         receipt = archive.image(entry)
         expense = entry["call"]["arguments"]
-        yield call_row(NAME, rng, expense, receipt, split, receipt=entry["image"])
+        if all(value.strip() for value in expense.values()):
+            yield call_row(NAME, rng, expense, receipt, split, receipt=entry["image"])
         for key in QUESTIONS:
             if expense[key].strip():
                 yield question_row(NAME, rng, key, expense, receipt, receipt=entry["image"])
