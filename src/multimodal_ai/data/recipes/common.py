@@ -128,6 +128,26 @@ def caption_row(source: str, image: bytes, caption: str, /, **meta: Any) -> Row:
     return row(source, "caption", [user(None, 1), assistant(caption)], images=[image], **meta)
 
 
+def call_or_refuse(
+    source: str,
+    rng: Random,
+    ask: str,
+    card: dict[str, Any],
+    arguments: Mapping[str, Any],
+    others: Sequence[dict[str, Any]],
+    image: bytes,
+    **meta: Any,
+) -> Row:
+    """A request about an image and its call among other functions, or for one in ten, without it, a refusal."""
+    if rng.random() < 0.1:
+        turns = [user(ask, 1), assistant(rng.choice(NO_FUNCTION))]
+        return row(source, "call", turns, others, [image], trigger="cannot", **meta)
+    tools = [card, *others]
+    rng.shuffle(tools)
+    turns = [user(ask, 1), calling((card["function"]["name"], arguments))]
+    return row(source, "call", turns, tools, [image], trigger="call", **meta)
+
+
 def user(text: str | None, images: int = 0) -> dict[str, Any]:
     """A user message with its images first."""
     if not images:

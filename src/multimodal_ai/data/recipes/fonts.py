@@ -39,7 +39,7 @@ _STYLE = re.compile(
 # No letters that a person reads at a glance: symbols, outlines, small capitals, connected or broken scripts.
 _SKIPPED = re.compile(
     r"dingbat|d050000l|symbol|math|music|emoji|outline|smallcap|\bsc\b|small ?caps|lastresort|initials|barcode|"
-    r"keyboard|weather|rufscript|kristi|ocrb\w*neg",
+    r"keyboard|weather|rufscript|kristi|breip|7seggchan|ocrb\w*neg",
     re.I,
 )
 _SERIF = re.compile(
@@ -48,7 +48,7 @@ _SERIF = re.compile(
     re.I,
 )
 _HAND = re.compile(
-    r"hand|breip|bwht|dancing|femke|humor|sjfonts|delphine|steve|tomson|chancery|chorus|comic|script|"
+    r"hand|bwht|dancing|femke|humor|sjfonts|delphine|steve|tomson|chancery|chorus|comic|script|"
     r"because|kaushan",
     re.I,
 )
@@ -92,8 +92,8 @@ def characters(path: str, kind: str = "sans") -> frozenset[str]:
         return frozenset()
     if kind == "segments":
         return found & frozenset("0123456789:.-")
-    loaded = _loaded(path, 32)
-    if bytes(loaded.getmask("aeg")) == bytes(loaded.getmask("AEG")):
+    small, large = (_loaded(path, 64).getmask(text).size[1] for text in ("aenrs", "AENRS"))
+    if small > 0.88 * large:
         return found - frozenset(_LOWER)
     return found
 

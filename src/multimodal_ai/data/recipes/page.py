@@ -11,9 +11,10 @@ from random import Random
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageDraw
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter
 
-from multimodal_ai.data.recipes.printing import SCALE, Pixels, Type, projected, set_line
+from multimodal_ai.data.recipes.printing import SCALE, Pixels, Type, grain, projected, set_line
 
 Colour = int | tuple[int, int, int]
 Anchor = Literal["l", "c", "r"]
@@ -136,7 +137,8 @@ def lay(image: Image.Image, rng: Random, most: float = 1.0, ground: Colour = 0) 
         slant = -turn + rng.uniform(-1, 1) * min(0.01, 3 / height) * most
     if rng.random() < 0.3:
         px, py = rng.uniform(-0.1, 0.1) * most / width, rng.uniform(-0.1, 0.1) * most / height
-    return projected(image, (width, height), turn, slant, px, py, ground)
+    room = 1 + max(abs(turn) * width / height, abs(slant) * height / width)  # corners stay inside
+    return projected(image, (width, height), turn, slant, px, py, ground, room)
 
 
 def shade(pixels: Pixels, rng: Random) -> Pixels:
@@ -162,3 +164,16 @@ def shade(pixels: Pixels, rng: Random) -> Pixels:
         )
     light = np.maximum(light, np.float32(0.66))
     return pixels * (light if pixels.ndim == 2 else light[:, :, None])
+
+
+def develop(page: Page, rng: Random) -> npt.NDArray[np.uint8]:
+    """A photograph of a page in colour, uint8[h, w, 3]: in front of some ground, in some light, with some noise."""
+    level = rng.randint(40, 220)
+    image = lay(page.image, rng, 2.0, (level, level, max(0, level - 12)))
+    if rng.random() < 0.4:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.6)))
+    pixels = shade(np.asarray(image, np.float32), rng)
+    noise = rng.choice((0.0, rng.uniform(0.5, 3), rng.uniform(1, 6)))
+    if noise:
+        pixels = pixels + grain(rng, *pixels.shape[:2])[:, :, None] * np.float32(noise)
+    return np.clip(pixels, 0, 255).astype(np.uint8)

@@ -218,16 +218,24 @@ def warp(mask: Image.Image, rng: Random) -> Image.Image:
 
 
 def projected(
-    image: Image.Image, size: tuple[int, int], turn: float, slant: float, px: float, py: float, ground: Ground = 0
+    image: Image.Image,
+    size: tuple[int, int],
+    turn: float,
+    slant: float,
+    px: float,
+    py: float,
+    ground: Ground = 0,
+    room: float = 1.0,
 ) -> Image.Image:
     """The image scaled to `size` with its lines at a slope of `turn`, its columns of `slant`, seen in perspective.
 
     `px` and `py` are the changes of scale per pixel of the result, to the right and downwards. The middle stays
-    where it is, all of it shrinks so that perspective puts nothing outside, and `ground` fills what is left.
+    where it is; all of it shrinks so that perspective puts nothing outside, and by `room` besides. `ground` fills
+    what is left.
     """
     width, height = size
     # u = x - cx, v = y - cy of the result become (mx + (a u + b v) / (1 + px u + py v), ...) of the image
-    room = 1 + (abs(px) * width + abs(py) * height) / 2
+    room *= 1 + (abs(px) * width + abs(py) * height) / 2
     sx, sy = image.width / width, image.height / height
     cx, cy, mx, my = width / 2, height / 2, image.width / 2, image.height / 2
     a, b, d, e = sx * room, sx * slant, sy * turn, sy * room

@@ -99,8 +99,11 @@ class Writer:
 
     def _head(self, made: Receipt, lines: Sequence[str]) -> None:
         rng, head = self.rng, made.head
-        align = "l" if rng.random() < 0.1 else "c"
-        put = lambda text, style="text": head.append(Line(((text, 0.0 if align == "l" else 0.5, align),), style))  # noqa: E731
+        align: Anchor = "l" if rng.random() < 0.1 else "c"
+
+        def put(text: str, style: str = "text") -> None:
+            head.append(Line(((text, 0.0 if align == "l" else 0.5, align),), style))
+
         if rng.random() < 0.12:
             put(self.say(rng.choice(WORDS["phrases"][:4] + WORDS["headings"][:4])))
         name_style = rng.choice(("text", "strong", "strong", "head", "head", "wide"))
@@ -141,7 +144,7 @@ class Writer:
         rng.shuffle(facts)
         style = rng.random()
         if day is not None and style < 0.15:  # time, a number, and the date without any label
-            triple = ((clock(rng), 0.0, "l"), (digits(rng, 6), 0.5, "c"), (day, 1.0, "r"))
+            triple: tuple[Cell, ...] = ((clock(rng), 0.0, "l"), (digits(rng, 6), 0.5, "c"), (day, 1.0, "r"))
             head.extend([_middle(f"{self.say('INVOICE NO')}{self.colon}{number(rng)}"), Line(triple)])
         elif style < 0.4:
             gap = rng.uniform(0.28, 0.38)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
+from typing import Any
 
 from multimodal_ai.data.recipes import sroie
 from multimodal_ai.data.recipes.common import Recipe, RecipeContext, Row, caption_row, in_split, row, stream, user
@@ -61,7 +62,11 @@ def _sample(seed: int, split: str, number: int) -> Row:
     made = Writer(rng, draw_company(rng, split)).receipt()
     lines = {"head": made.head, "foot": made.foot}.get(kind) or _whole(made)
     image, font = photograph(rng, split, lines)
-    meta = {"kind": kind if kind in ("head", "foot") else "receipt", "font": font, "company": made.expense["company"]}
+    meta: dict[str, Any] = {
+        "kind": kind if kind in ("head", "foot") else "receipt",
+        "font": font,
+        "company": made.expense["company"],
+    }
     if kind == "call":
         return sroie.call_row(NAME, rng, made.expense, image, split, **meta)
     if kind in ("head", "foot") and rng.random() < 0.4:

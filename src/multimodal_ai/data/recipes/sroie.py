@@ -18,13 +18,12 @@ from typing import Any
 from PIL import Image
 
 from multimodal_ai.data.recipes.common import (
-    NO_FUNCTION,
     ImageArchive,
     Recipe,
     RecipeContext,
     Row,
     assistant,
-    calling,
+    call_or_refuse,
     caption_row,
     in_split,
     linked_groups,
@@ -100,19 +99,10 @@ def _line_rows(entry: dict[str, Any], receipt: bytes) -> Iterator[Row]:
 
 
 def call_row(source: str, rng: Random, expense: Mapping[str, str], image: bytes, split: str, **meta: Any) -> Row:
-    """A request to book a receipt, its call among other functions or, for one in ten, a refusal without the function.
-
-    `expense` holds the four arguments of `record_expense`.
-    """
+    """A request to book a receipt and its call; `expense` holds the four arguments of `record_expense`."""
     ask = rng.choice(_REQUESTS[split]) + rng.choice((".", ".", ""))
     others = [one.tool for one in draw_cards(rng, split, rng.randint(1, 3))]
-    if rng.random() < 0.1:
-        turns = [user(ask, 1), assistant(rng.choice(NO_FUNCTION))]
-        return row(source, "call", turns, others, [image], trigger="cannot", **meta)
-    tools = [record_expense(), *others]
-    rng.shuffle(tools)
-    turns = [user(ask, 1), calling(("record_expense", expense))]
-    return row(source, "call", turns, tools, [image], trigger="call", **meta)
+    return call_or_refuse(source, rng, ask, record_expense(), expense, others, image, **meta)
 
 
 def question_row(source: str, rng: Random, key: str, expense: Mapping[str, str], image: bytes, **meta: Any) -> Row:
