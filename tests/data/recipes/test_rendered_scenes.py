@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 from collections import Counter
@@ -77,15 +78,23 @@ def test_arguments_are_printed(scenes: list[tuple[Scene, str]]) -> None:
 
 
 def test_the_highest_and_the_lowest_are_right(scenes: list[tuple[Scene, str]]) -> None:
-    checked = 0
+    checked = Counter[str]()
     for scene, _ in scenes:
-        if scene.kind == "chart":
-            names, numbers = (part.split(", ") for part in re.fullmatch(r"\[(.*)\] \[(.*)\]", scene.key).groups())  # type: ignore[union-attr]
-            values = dict(zip((name.strip("'") for name in names), map(int, numbers), strict=True))
-            assert values[scene.questions[0][1]] == max(values.values())
-            assert values[scene.questions[1][1]] == min(values.values())
-            checked += 1
-    assert checked == 40
+        if scene.kind not in ("chart", "table"):
+            continue
+        names, numbers = map(ast.literal_eval, re.fullmatch(r"(\[.*?\]) (.*)", scene.key).groups())  # type: ignore[union-attr]
+        for questions, answer in scene.questions:
+            asked = re.match(r"Which \w+ has the (highest|lowest) (?:value|number under (\w+))", questions[0])
+            if asked:
+                values = next(numbers[name] for name in numbers if name.lower() == asked[2]) if asked[2] else numbers
+                best = (max if asked[1] == "highest" else min)(values)
+                assert dict(zip(names, values, strict=True))[answer] == best
+                checked[scene.kind] += 1
+            elif questions[0].startswith(("What is the value for", "What does the table give under")):
+                name = questions[0].rstrip("?").split(" for ")[1]
+                columns = list(numbers.values()) if scene.kind == "table" else [numbers]
+                assert int(answer) in [column[names.index(name)] for column in columns]
+    assert checked == {"chart": 80, "table": 80}
 
 
 def test_rows(samples: dict[str, list[Sample]]) -> None:
