@@ -22,7 +22,7 @@ RECIPE = RECIPES["rendered_lines"]
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, list[Row]]:
-    return {split: list(islice(RECIPE.raw_rows(RecipeContext(), split), 150)) for split in RECIPE.splits}
+    return {split: list(islice(RECIPE.raw_rows(RecipeContext(), split), 80)) for split in RECIPE.splits}
 
 
 def text_of(row: Row) -> str:
@@ -38,7 +38,7 @@ def test_rows_are_captions_in_the_form_of_cropped_lines(rows: dict[str, list[Row
             with Image.open(io.BytesIO(row["images"][0])) as image:
                 assert image.format in ("JPEG", "PNG") and image.width <= 480
                 assert 8 <= image.height <= (40 if row["meta"]["kind"] == "line" else 140)
-        assert sum(row["meta"]["kind"] == "block" for row in listed) > 5
+        assert sum(row["meta"]["kind"] == "block" for row in listed) > 3
         assert len({row["meta"]["font"] for row in listed}) > 1, split
 
 

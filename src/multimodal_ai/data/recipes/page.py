@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from multimodal_ai.data.recipes.printing import SCALE, Pixels, Type, grain, projected, set_line
+from multimodal_ai.data.recipes.printing import SCALE, Pixels, Type, expose, grain, projected, set_line, soften, wear
 
 Colour = int | tuple[int, int, int]
 Anchor = Literal["l", "c", "r"]
@@ -164,6 +164,20 @@ def shade(pixels: Pixels, rng: Random) -> Pixels:
         )
     light = np.maximum(light, np.float32(0.66))
     return pixels * (light if pixels.ndim == 2 else light[:, :, None])
+
+
+def scan(page: Page, rng: Random, needles: bool = False) -> npt.NDArray[np.uint8]:
+    """A scan of a page of ink, uint8[h, w]: worn, bent, laid down crooked, in some light, with marks at the edge.
+
+    `needles` prints it with the dots of a needle printer.
+    """
+    if rng.random() < 0.2:  # a ring or a tick beside the print
+        page.pen(rng, rng.choice((0.03, 0.97)) * page.width, rng.uniform(0.1, 0.9) * page.height, rng.uniform(8, 25))
+    mask = wear(page.image, rng, 9.0, needles)
+    if rng.random() < 0.25:
+        mask = crumple(mask, rng)
+    mask = soften(lay(mask, rng), rng, 8.0)
+    return expose(mask, rng, colour=0.0, inverted=0.0, faint=0.22, light=shade)
 
 
 def develop(page: Page, rng: Random) -> npt.NDArray[np.uint8]:

@@ -36,7 +36,7 @@ def company(rng: Random) -> str:
         name = f"{rng.choice(string.ascii_uppercase)}{rng.choice('.&')}{rng.choice(string.ascii_uppercase)} {name}"
     elif style < 0.38:
         name += f" ({rng.choice(WORDS['areas'])})"
-    return f"{name} {trade} {legal}".strip() if rng.random() < 0.8 else f"{name} {legal}".strip()
+    return f"{name} {trade} {legal}".strip() if rng.random() < 0.8 and trade != legal else f"{name} {legal}".strip()
 
 
 def address(rng: Random) -> list[str]:
@@ -62,7 +62,7 @@ def address(rng: Random) -> list[str]:
     road += rng.choice(("", "", f" {rng.randint(1, 30)}", f" {rng.randint(1, 30)}/{rng.randint(1, 30)}"))
     area = rng.choice(WORDS["areas"])
     place = f"{code} {town}"
-    tail = state and rng.random() < 0.7
+    tail = state not in ("", town) and rng.random() < 0.7
     style = rng.random()
     if style < 0.35:
         lines = [f"{prefix}{number}, {road}", area, f"{place}, {state}" if tail else place]

@@ -16,17 +16,15 @@ from random import Random
 from typing import Any
 
 from multimodal_ai.data.recipes import sroie
-from multimodal_ai.data.recipes.common import Recipe, RecipeContext, Row, caption_row, in_split, row, stream, user
-from multimodal_ai.data.recipes.common import assistant as said
-from multimodal_ai.data.recipes.page import crumple, lay, shade
+from multimodal_ai.data.recipes.common import Recipe, RecipeContext, Row, caption_row, in_split, stream
+from multimodal_ai.data.recipes.page import scan
 from multimodal_ai.data.recipes.printed_text import company
-from multimodal_ai.data.recipes.printing import encode, expose, soften, wear
+from multimodal_ai.data.recipes.printing import encode
 from multimodal_ai.data.recipes.receipt_layout import Line, Receipt, Writer, draw_faces, set_page
 
 NAME = "rendered_receipts"
 TEST_SHARE = 0.1  # of the companies
 _KINDS = {"call": 0.45, "question": 0.2, "head": 0.2, "foot": 0.15}
-_ADDRESS = ("What is the address?", "Where is the shop?", "Which address is printed?")
 
 
 def draw_company(rng: Random, split: str) -> str:
@@ -35,20 +33,6 @@ def draw_company(rng: Random, split: str) -> str:
         name = company(rng)
         if in_split(f"{NAME} {sroie.company_key(name)}", split, TEST_SHARE):
             return name
-
-
-def photograph(rng: Random, split: str, lines: list[Line]) -> tuple[bytes, str]:
-    """The lines as an image file of a scanned sheet, and the font family of their text."""
-    faces = draw_faces(rng, split, lines)
-    page = set_page(rng, lines, faces)
-    for _ in range(rng.choice((0, 0, 0, 0, 1))):  # rings and ticks at the edge, beside the print
-        page.pen(rng, rng.choice((0.03, 0.97)) * page.width, rng.uniform(0.1, 0.9) * page.height, rng.uniform(8, 25))
-    mask = wear(page.image, rng, 9.0, needles=faces[0].kind == "mono" and rng.random() < 0.08)
-    if rng.random() < 0.25:
-        mask = crumple(mask, rng)
-    mask = soften(lay(mask, rng), rng, 8.0)
-    pixels = expose(mask, rng, colour=0.0, inverted=0.0, faint=0.22, light=shade)
-    return encode(pixels, rng, jpeg=0.9), faces[0].family
 
 
 def _whole(receipt: Receipt) -> list[Line]:
@@ -61,10 +45,12 @@ def _sample(seed: int, split: str, number: int) -> Row:
     kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
     made = Writer(rng, draw_company(rng, split)).receipt()
     lines = {"head": made.head, "foot": made.foot}.get(kind) or _whole(made)
-    image, font = photograph(rng, split, lines)
+    faces = draw_faces(rng, split, lines)
+    needles = faces[0].kind == "mono" and rng.random() < 0.08
+    image = encode(scan(set_page(rng, lines, faces), rng, needles), rng, jpeg=0.9)
     meta: dict[str, Any] = {
         "kind": kind if kind in ("head", "foot") else "receipt",
-        "font": font,
+        "font": faces[0].family,
         "company": made.expense["company"],
     }
     if kind == "call":
@@ -76,8 +62,6 @@ def _sample(seed: int, split: str, number: int) -> Row:
         kind, ["total", "date", "company", "address"]
     )
     key = rng.choice([name for name in asked if _shown(made, name, lines)])
-    if key == "address":
-        return row(NAME, "vqa", [user(rng.choice(_ADDRESS), 1), said(made.expense[key])], images=[image], **meta)
     return sroie.question_row(NAME, rng, key, made.expense, image, **meta)
 
 

@@ -54,7 +54,9 @@ QUESTIONS = {
     "total": ("What is the total?", "How much was paid?", "Which total does the receipt show?"),
     "date": ("What is the date of the receipt?", "When was this bought?", "Which date is printed?"),
     "company": ("Which company is this receipt from?", "Who issued the receipt?", "What is the shop called?"),
+    "address": ("What is the address?", "Where is the shop?", "Which address is printed?"),
 }
+_ASKED = ("total", "date", "company")  # of a scan; its address is often printed otherwise than it is called
 
 
 def record_expense() -> dict[str, Any]:
@@ -120,7 +122,7 @@ def rows(context: RecipeContext, split: str) -> Iterator[Row]:
         expense = entry["call"]["arguments"]
         if all(value.strip() for value in expense.values()):
             yield call_row(NAME, rng, expense, receipt, split, receipt=entry["image"])
-        for key in QUESTIONS:
+        for key in _ASKED:
             if expense[key].strip():
                 yield question_row(NAME, rng, key, expense, receipt, receipt=entry["image"])
         if context.tasks is None or "caption" in context.tasks:
