@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from multimodal_ai.data.recipes import fonts
+from multimodal_ai.data.recipes import RECIPES, RecipeContext, fonts
 from multimodal_ai.data.recipes.fonts import KINDS, characters, draw_face, faces, family_of, split_faces
 
 
@@ -30,8 +30,15 @@ def only_bundled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_machine_without_fonts_has_those_of_matplotlib(only_bundled: None) -> None:
     assert {face.family for face in faces()} >= {"dejavu sans", "dejavu sans mono", "dejavu serif"}
     for split in ("train", "test"):
-        for kind in KINDS[:4]:
+        for kind in KINDS:
             assert draw_face(Random(0), split, "Total: 12.30 é€", kind).covers("Total: 12.30 é€")
+
+
+@pytest.mark.parametrize("name", ["rendered_lines", "rendered_receipts", "rendered_scenes"])
+def test_few_fonts_are_enough_to_render(name: str, only_bundled: None) -> None:
+    for split in ("train", "test"):
+        count = 60 if name == "rendered_scenes" else 10
+        assert len(list(RECIPES[name].build(RecipeContext(limit=count), split))) == count
 
 
 def test_no_font_at_all_is_an_error(only_bundled: None, monkeypatch: pytest.MonkeyPatch) -> None:

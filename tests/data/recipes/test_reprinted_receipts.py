@@ -20,6 +20,8 @@ from multimodal_ai.data.recipes.common import in_split
 from multimodal_ai.data.recipes.fonts import draw_face
 from multimodal_ai.data.recipes.reprinted_receipts import Reprint, _other_amount, _other_date, exchange, set_reprint
 
+RECIPE = RECIPES["reprinted_receipts"]
+SPLITS = ("train", "test")
 TEXTS = ("LOTUS STORES", "NO 5, JALAN RIA,", "43000 KAJANG", "DATE: 25/12/2018 8:13 PM", "PEN 9.00", "PAPER 19.00",
          "TOTAL: 9.00", "CASH 10.00", "THANK YOU")  # fmt: skip
 VALUES = {
@@ -95,19 +97,18 @@ def test_lines_stand_where_they_stood() -> None:
     assert not ink[: 2 * 8].any() and not ink[:, :4].any() and not ink[:, -4:].any()
 
 
-def test_training_receipts_alone_are_reprinted(tmp_path: Path) -> None:
+def test_receipts_are_reprinted_for_their_own_split(tmp_path: Path) -> None:
     names = [f"SHOP {first}{second}" for first in "ABCDEFGH" for second in "KLM"]
-    test = {name for name in names if in_split(f"sroie {name.replace(' ', '')}", "test")}
-    assert test and len(test) < len(names)
+    mine = {split: {name for name in names if in_split(f"sroie {name.replace(' ', '')}", split)} for split in SPLITS}
+    assert all(mine.values())
     with zipfile.ZipFile(tmp_path / "sroie.zip", "w") as archive:
         entries = [entry(company=name, address=name) for name in names]
         archive.writestr("index.jsonl", "\n".join(map(json.dumps, entries)))
-    recipe = RECIPES["reprinted_receipts"]
-    assert recipe.splits == ("train",)
-    samples = list(islice(recipe.build(RecipeContext(tmp_path), "train"), 30))
-    assert {sample.task for sample in samples} == {"call", "vqa"}
-    assert not test & {sample.meta["company"] for sample in samples}
-    with Image.open(io.BytesIO(samples[0].images[0])) as image:
-        assert image.mode == "L" and image.width == 320
-    again = list(islice(recipe.build(RecipeContext(tmp_path), "train"), 3))
-    assert [sample.to_row() for sample in again] == [sample.to_row() for sample in samples[:3]]
+    for split in SPLITS:
+        samples = list(islice(RECIPE.build(RecipeContext(tmp_path), split), 30))
+        assert {sample.task for sample in samples} == {"call", "vqa"}
+        assert {sample.meta["company"] for sample in samples} <= mine[split]
+        with Image.open(io.BytesIO(samples[0].images[0])) as image:
+            assert image.mode == "L" and image.width == 320
+        again = list(islice(RECIPE.build(RecipeContext(tmp_path), split), 3))
+        assert [sample.to_row() for sample in again] == [sample.to_row() for sample in samples[:3]]

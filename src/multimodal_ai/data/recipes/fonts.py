@@ -160,7 +160,9 @@ def split_faces(split: str, kind: str | None = None) -> tuple[Face, ...]:
     mine = [face for face in able if in_split(f"font {face.family}", split, TEST_SHARE)]
     if mine:
         return tuple(mine)
-    return tuple(able) if kind is None or kind == "segments" else split_faces(split)
+    if kind is None:
+        return tuple(able)
+    return tuple(able) if kind == "segments" and able else split_faces(split)
 
 
 def draw_face(rng: Random, split: str, text: str, kind: str | None = None) -> Face:

@@ -315,11 +315,11 @@ def _tint(rng: Random) -> Pixels:
     return np.array([rng.uniform(0.55, 1.0) for _ in range(3)], np.float32)
 
 
-def encode(pixels: npt.NDArray[np.uint8], rng: Random, jpeg: float = 0.7) -> bytes:
-    """The image as a JPEG file of quality 40 to 92 for a share of `jpeg`, else as PNG in steps of four levels."""
+def encode(pixels: npt.NDArray[np.uint8], rng: Random, jpeg: float = 0.7, best: int = 92) -> bytes:
+    """The image as a JPEG file of quality 40 to `best` for a share of `jpeg`, else as PNG in steps of four levels."""
     file = io.BytesIO()
     if rng.random() < jpeg:
-        Image.fromarray(pixels).save(file, "JPEG", quality=round(rng.triangular(40, 92, 80)))
+        Image.fromarray(pixels).save(file, "JPEG", quality=round(rng.triangular(40, best, best - 12)))
     else:
         Image.fromarray(pixels & 0xFC).save(file, "PNG", compress_level=3)
     return file.getvalue()

@@ -47,7 +47,7 @@ def _sample(seed: int, split: str, number: int) -> Row:
     lines = {"head": made.head, "foot": made.foot}.get(kind) or _whole(made)
     faces = draw_faces(rng, split, lines)
     needles = faces[0].kind == "mono" and rng.random() < 0.08
-    image = encode(scan(set_page(rng, lines, faces), rng, needles), rng, jpeg=0.9)
+    image = encode(scan(set_page(rng, lines, faces), rng, needles), rng, jpeg=1.0, best=86)
     meta: dict[str, Any] = {
         "kind": kind if kind in ("head", "foot") else "receipt",
         "font": faces[0].family,
