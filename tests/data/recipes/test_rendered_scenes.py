@@ -16,8 +16,8 @@ from PIL import Image
 from multimodal_ai.data.messages import Sample
 from multimodal_ai.data.recipes import RECIPES, RecipeContext, rendered_scenes
 from multimodal_ai.data.recipes.common import in_split
-from multimodal_ai.data.recipes.page import Anchor, Colour, Page
-from multimodal_ai.data.recipes.printing import Type
+from multimodal_ai.data.recipes.page import Anchor, Page
+from multimodal_ai.data.recipes.printing import Colour, Type
 from multimodal_ai.data.recipes.rendered_scenes import DRAWERS, wording
 from multimodal_ai.data.recipes.scenes import COLOURS, Scene
 

@@ -14,9 +14,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from multimodal_ai.data.recipes.printing import SCALE, Pixels, Type, expose, grain, projected, set_line, soften, wear
+from multimodal_ai.data.recipes.printing import (
+    SCALE,
+    Colour,
+    Pixels,
+    Type,
+    expose,
+    grain,
+    projected,
+    set_line,
+    soften,
+    wear,
+)
 
-Colour = int | tuple[int, int, int]
 Anchor = Literal["l", "c", "r"]
 
 

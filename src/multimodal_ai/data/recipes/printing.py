@@ -23,7 +23,7 @@ from multimodal_ai.data.recipes.fonts import Face
 SCALE = 2  # drawn pixels to a pixel of the image
 
 Pixels = npt.NDArray[np.float32]
-Ground = int | tuple[int, int, int]
+Colour = int | tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ def set_line(text: str, style: Type) -> tuple[Image.Image, int]:
     else:
         mask, _, top = _render(font, text)
     if style.bold:  # struck twice, one pixel apart
-        mask = ImageChops.lighter(mask, ImageChops.offset(mask, 1, 0))
+        wider = Image.new("L", (mask.width + 1, mask.height))
+        wider.paste(mask)
+        mask = ImageChops.lighter(wider, ImageChops.offset(wider, 1, 0))
     if abs(style.stretch - 1) > 0.02:
         width = max(1, round(mask.width * style.stretch))
         mask = mask.resize((width, mask.height), Image.Resampling.BILINEAR)
@@ -174,11 +176,12 @@ def grain(rng: Random, height: int, width: int) -> Pixels:
     return sheet[y : y + height, x : x + width]
 
 
-@functools.lru_cache(maxsize=64)
-def _dots(pitch: int) -> Pixels:
-    """The dots of a needle printer, float32[512, 1024] in 0..1, `pitch` half pixels apart."""
-    wave = lambda count: 0.5 + 0.5 * np.cos(np.arange(count) * (4 * np.pi / pitch))  # noqa: E731
-    return (0.25 + 0.75 * np.sqrt(np.outer(wave(512), wave(1024)))).astype(np.float32)
+def _dots(height: int, width: int, pitch: float) -> Pixels:
+    """The dots of a needle printer, float32[height, width] in 0..1, `pitch` drawn pixels apart."""
+    down, across = (
+        0.5 + 0.5 * np.cos(np.arange(count, dtype=np.float32) * (2 * np.pi / pitch)) for count in (height, width)
+    )
+    return (0.25 + 0.75 * np.sqrt(np.outer(down, across))).astype(np.float32)
 
 
 def wear(mask: Image.Image, rng: Random, cap: float, needles: bool) -> Image.Image:
@@ -188,8 +191,8 @@ def wear(mask: Image.Image, rng: Random, cap: float, needles: bool) -> Image.Ima
         return mask
     ink = np.asarray(mask, np.float32)
     height, width = ink.shape
-    if needles and height <= 512 and width <= 1024:
-        ink = ink * _dots(max(4, round(2 * cap * SCALE / rng.choice((7, 8, 9)))))[:height, :width]
+    if needles:  # seven to nine of them make a capital
+        ink = ink * _dots(height, width, max(2.0, cap * SCALE / rng.choice((7, 8, 9))))
     elif kind < 0.68:  # lines that the print head left out
         ink = ink.copy()
         for _ in range(rng.randint(1, 2)):
@@ -224,7 +227,7 @@ def projected(
     slant: float,
     px: float,
     py: float,
-    ground: Ground = 0,
+    ground: Colour = 0,
     room: float = 1.0,
 ) -> Image.Image:
     """The image scaled to `size` with its lines at a slope of `turn`, its columns of `slant`, seen in perspective.

@@ -1,6 +1,6 @@
 """Lays out a made-up receipt: what it says in which order and how, and the page that results.
 
-Values that a receipt is asked for (company, date, address, total) are printed once as they stand in `expense`, apart
+Values that a receipt is asked for (company, date, address, total) are printed as they stand in `expense`, apart
 from capitals; every other amount (sums before tax, tax, cash, change) is a distractor that adds up with the total.
 """
 
@@ -82,6 +82,7 @@ class Writer:
         return cased(text, self.rng, self.capitals)
 
     def receipt(self) -> Receipt:
+        """A receipt with all its lines and the values that it prints."""
         rng = self.rng
         lines = address(rng)
         while len(lines) == 1:
@@ -235,8 +236,11 @@ class Writer:
             tax = round(net * 0.06)
             net += tax
             before.append((rng.choice(("GST @6%", "GST 6%", "GST PAYABLE (6%)", "SST 6%", "GST")), _money(tax)))
-        rounded = 5 * round(net / 5)
+        rounded, label = 5 * round(net / 5), rng.choice(WORDS["totals"])
         if rng.random() < 0.45:
+            if rng.random() < 0.3:  # a total before it is rounded; the last one is what was paid
+                before.append((rng.choice(("TOTAL", "TOTAL AMOUNT", "TOTAL SALES")), _money(net)))
+                label = rng.choice(("ROUNDED TOTAL", "ROUNDED TOTAL (RM)", "GRAND TOTAL", "NETT TOTAL", "AMOUNT DUE"))
             before.append((rng.choice(("ROUNDING ADJ", "ROUNDING ADJUSTMENT", "ROUNDING")), _signed(rounded - net)))
             net = rounded
         for label, value in before:
@@ -244,7 +248,6 @@ class Writer:
         text = _money(net)
         shown = f"{self.money}{text}"
         made.expense["total"] = shown
-        label = rng.choice(WORDS["totals"])
         foot.append(
             _pair(
                 f"{self.say(label)}{rng.choice((':', ' :', ''))}",

@@ -2,8 +2,8 @@
 
 One line, or a short block of two to four, in one of the machine's fonts, printed and scanned (`printing.py`);
 the caption is the exact text, lines joined by newlines, in the form of the line crops of `sroie` (`meta.kind`
-`line` or `block`). Half of the texts are what receipts print, a quarter is prose, the rest codes and, if their
-file is there, the lines of `sroie`'s training receipts set anew.
+`line` or `block`). Three quarters of the texts are what receipts print, and codes without meaning; a third of these
+are lines of `sroie`'s training receipts set anew, if its file is there. The rest is prose.
 
 Source: made here; prose of the Python documentation, and with `--from` that of `wiki_summaries` and the lines of
 `sroie`, if their files are in the folder. Licence: Apache-2.0, and that of the prose. Split: by font family and by

@@ -3,8 +3,8 @@
 Small pictures in colour, up to 250 pixels wide, seen from a little aside. A price tag is taken over by `set_price`,
 a device by `log_measurement`, a form by `add_person`; the other scenes are described and asked about.
 
-Source: made here. Licence: Apache-2.0. Split: by what the scene says and by font family, by hash; half of the
-wordings of questions and requests of the test split are unseen in training.
+Source: made here. Licence: Apache-2.0. Split: by what the scene says and by font family, by hash; of the wordings of
+each question and request the last is for testing alone.
 """
 
 from __future__ import annotations

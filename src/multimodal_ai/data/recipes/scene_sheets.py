@@ -10,9 +10,9 @@ from random import Random
 
 from multimodal_ai.data.recipes.common import tool
 from multimodal_ai.data.recipes.function_words import VALUES
-from multimodal_ai.data.recipes.page import Colour, Page
+from multimodal_ai.data.recipes.page import Page
 from multimodal_ai.data.recipes.printed_text import digits, title
-from multimodal_ai.data.recipes.printing import Type, fitting
+from multimodal_ai.data.recipes.printing import Colour, Type, fitting
 from multimodal_ai.data.recipes.scenes import COLOURS, Question, Scene, draw_print
 
 _FORM_FIELDS: dict[str, tuple[tuple[str, ...], str, Callable[[Random], str]]] = {

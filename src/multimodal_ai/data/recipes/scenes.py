@@ -14,9 +14,9 @@ from typing import Any
 from multimodal_ai.data.recipes.common import tool
 from multimodal_ai.data.recipes.fonts import Face, draw_face
 from multimodal_ai.data.recipes.function_words import VALUES
-from multimodal_ai.data.recipes.page import Colour, Page
+from multimodal_ai.data.recipes.page import Page
 from multimodal_ai.data.recipes.printed_text import WORDS, cased, digits, title
-from multimodal_ai.data.recipes.printing import Type, fitting
+from multimodal_ai.data.recipes.printing import Colour, Type, fitting
 
 _ASCII = string.ascii_letters + string.digits + ".,:-/()%&'"
 COLOURS: dict[str, tuple[int, int, int]] = {
