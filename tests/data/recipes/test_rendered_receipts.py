@@ -15,6 +15,7 @@ from multimodal_ai.data.recipes import RECIPES, RecipeContext, rendered_receipts
 from multimodal_ai.data.recipes.common import in_split
 from multimodal_ai.data.recipes.fonts import draw_face
 from multimodal_ai.data.recipes.page import Page, crumple, lay, shade
+from multimodal_ai.data.recipes.printed_text import WORDS
 from multimodal_ai.data.recipes.printing import Type
 from multimodal_ai.data.recipes.receipt_layout import Line, Receipt, Writer, _fit, _needed, draw_faces, set_page
 
@@ -47,6 +48,14 @@ def test_values_of_the_call_are_printed() -> None:
         assert value["address"] in " ".join(lines)
         assert value["total"] in page
         assert value == {key: text.upper() for key, text in value.items()}
+
+
+def test_the_total_stands_behind_a_label_that_says_so() -> None:
+    rounded = ("ROUNDED TOTAL", "ROUNDED TOTAL (RM)", "GRAND TOTAL", "NETT TOTAL", "AMOUNT DUE")
+    for made in receipts(300):
+        pairs = [line.cells for line in made.foot if line.cells]
+        labels = {cells[0][0].upper().rstrip(" :") for cells in pairs if cells[-1][0] == made.expense["total"]}
+        assert labels & {*WORDS["totals"], *rounded}, labels
 
 
 def test_the_total_is_what_the_sums_before_it_make() -> None:

@@ -243,8 +243,8 @@ class Writer:
                 label = rng.choice(("ROUNDED TOTAL", "ROUNDED TOTAL (RM)", "GRAND TOTAL", "NETT TOTAL", "AMOUNT DUE"))
             before.append((rng.choice(("ROUNDING ADJ", "ROUNDING ADJUSTMENT", "ROUNDING")), _signed(rounded - net)))
             net = rounded
-        for label, value in before:
-            foot.append(_pair(f"{self.say(label)}{rng.choice((':', ''))}", value, at=place))
+        for named, value in before:
+            foot.append(_pair(f"{self.say(named)}{rng.choice((':', ''))}", value, at=place))
         text = _money(net)
         shown = f"{self.money}{text}"
         made.expense["total"] = shown
