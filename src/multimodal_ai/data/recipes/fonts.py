@@ -39,7 +39,7 @@ _STYLE = re.compile(
 # No letters that a person reads at a glance: symbols, outlines, small capitals, connected or broken scripts.
 _SKIPPED = re.compile(
     r"dingbat|d050000l|symbol|math|music|emoji|outline|smallcap|\bsc\b|small ?caps|lastresort|initials|barcode|"
-    r"keyboard|weather|rufscript|kristi|breip|gnutypewriter|7seggchan|ocrb\w*neg",
+    r"keyboard|weather|rufscript|kristi|breip|gnutypewriter|7seggchan|inverted",
     re.I,
 )
 _SERIF = re.compile(
