@@ -18,7 +18,7 @@ done
 for recipe in sroie grocery nlvr openclipart emoji_noto storybooks openstax_img books openstax_text wiki_summaries; do
     $run data prepare "$recipe" --from "$from" --out "$out"
 done
-for recipe in easy_vqa shape_tiles small_talk; do
+for recipe in easy_vqa shape_tiles; do
     $run data prepare "$recipe" --out "$out"
 done
 $run data prepare digits --out "$out" --split train --limit 30000

@@ -128,8 +128,8 @@ def similar_grids(shapes: Sequence[tuple[int, int]]) -> list[list[int]]:
         rows, columns = shapes[number]
         most = max(largest[0], rows), max(largest[1], columns)
         cells = real + rows * columns
-        if groups and (len(groups[-1]) + 1) * most[0] * most[1] <= 1.5 * cells or rows * columns == 0:
-            groups[-1:] = [[*(groups[-1] if groups else []), number]]
+        if groups and (rows * columns == 0 or (len(groups[-1]) + 1) * most[0] * most[1] <= 1.5 * cells):
+            groups[-1].append(number)
             largest, real = most, cells
         else:
             groups.append([number])
