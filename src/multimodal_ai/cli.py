@@ -27,6 +27,7 @@ from rich.table import Table
 from multimodal_ai.cli_common import AIM_MISSED, McpOption, SetOption, command_group, err, out
 from multimodal_ai.cli_scale import checkpoint_app, plan
 from multimodal_ai.cli_tools import config_app, data_app, functions_app, model_app, tokenizer_app
+from multimodal_ai.shipped import model_folder, model_name
 
 if TYPE_CHECKING:
     from multimodal_ai.inference import Engine
@@ -48,7 +49,12 @@ for _name, _sub in (
 app.command()(plan)
 
 
-ModelOption = Annotated[Path, typer.Option("--model", "-m", help="Folder of a trained model, such as runs/quickstart.")]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--model", "-m", help="Folder of a trained model, such as runs/quickstart. Default: the one that comes along."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
 
 
@@ -187,7 +193,7 @@ _REQUIREMENT = re.compile(r"(\w+)\.([^<>=]+?)\s*(>=|<=)\s*([-+.\deE]+)")
 
 @app.command("eval")
 def evaluate(
-    model: ModelOption,
+    model: ModelOption = None,
     data: Annotated[
         list[Path] | None, typer.Option("--data", "-d", help="JSONL, Parquet or a folder. Repeatable.")
     ] = None,
@@ -222,7 +228,15 @@ def evaluate(
 
     wanted = [_requirement(text) for text in require or ()]
     results = evaluate_folder(
-        model, data or (), suite or (), limit, json_out, batch_size, _device(device), source, copied_strings
+        model_folder(model),
+        data or (),
+        suite or (),
+        limit,
+        json_out,
+        batch_size,
+        _device(device),
+        source,
+        copied_strings,
     )
     if not is_main_process():
         return
@@ -265,10 +279,10 @@ def _device(name: str) -> str:
     return name
 
 
-def _engine(model: Path, device: str) -> Engine:
+def _engine(model: Path | None, device: str) -> Engine:
     from multimodal_ai.inference import Engine
 
-    return Engine.from_pretrained(model, _device(device))
+    return Engine.from_pretrained(model_folder(model), _device(device))
 
 
 # -- using a model --------------------------------------------------------------------------------------
@@ -277,7 +291,7 @@ def _engine(model: Path, device: str) -> Engine:
 @app.command()
 def ask(
     request: Annotated[str, typer.Argument(help="What you want, in words.")],
-    model: ModelOption,
+    model: ModelOption = None,
     image: Annotated[
         list[str] | None, typer.Option("--image", "-i", help="An image file, or - for stdin. Repeatable.")
     ] = None,
@@ -353,7 +367,7 @@ def _approval(approve: bool, deny: bool, ask_me: bool) -> str:
 
 @app.command()
 def chat(
-    model: ModelOption,
+    model: ModelOption = None,
     functions: Annotated[
         Path | None,
         typer.Option("--functions", "-f", help="Python file whose functions the model may call. It is run."),
@@ -382,12 +396,14 @@ def chat(
 
 @app.command()
 def serve(
-    model: ModelOption,
+    model: ModelOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all, and then with --api-keys.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
-    name: Annotated[str | None, typer.Option(help="What clients give as `model`. Default: the folder's name.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What clients give as `model`. Default: the folder's name, or default.")
+    ] = None,
     api_keys: Annotated[
         Path | None, typer.Option("--api-keys", help="File with a line `name key` for each key; without: no keys.")
     ] = None,
@@ -415,7 +431,7 @@ def serve(
     from multimodal_ai.utils.config import parse_config
 
     keys = read_keys(api_keys) if api_keys else {}
-    given = {"model_name": name or model.resolve().name, "key_hashes": keys}
+    given = {"model_name": name or model_name(model), "key_hashes": keys}
     config = parse_config(ServerConfig, given, overrides or ())
     with contextlib.ExitStack() as stack:
         registry = terminal.open_functions(functions, mcp or (), stack, err)
