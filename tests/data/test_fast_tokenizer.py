@@ -98,7 +98,7 @@ def test_a_megabyte_of_one_thing(tokenizer: Tokenizer, unit: str) -> None:
     text=st.lists(st.one_of(ASCII_PARTS, st.text(st.characters(codec="ascii"), max_size=9)), max_size=20).map("".join)
 )
 def test_no_merge_crosses_a_piece(tokenizer: Tokenizer, text: str) -> None:
-    """Text may be split by a pattern that is coarser than the one that merges were learned on."""
+    """ASCII may be split by a pattern that is coarser than the one that merges were learned on."""
     fine = tokenizers.Tokenizer.from_str(tokenizer._backend.to_str())
     fine.pre_tokenizer = module._empty_backend(PIECES).pre_tokenizer  # type: ignore[assignment]
     assert fine.encode(text, add_special_tokens=False).ids == tokenizer.encode(text)

@@ -4,8 +4,8 @@ Special tokens are vocabulary entries at the lowest ids that no merge makes and 
 text, so nothing that a user, a file or a function writes can become one: only rendering puts them in.
 Merges are copy-stable: a single space, a digit and most punctuation are tokens of their own, so that a
 value has the same ids inside a sentence and inside the JSON that it has to be copied into. They are learned on
-small pieces (`PIECES`); text is then split by a coarser pattern (`SPLIT`) that changes nothing, since no merge
-crosses a piece, but that `fastokens` scans without a regular expression. Where `fastokens` is not installed, the
+small pieces (`PIECES`), and no merge joins what stands in two of them; so text can be split by a coarser pattern
+(`SPLIT`), one that `fastokens` scans without a regular expression. Where `fastokens` is not installed, the
 `tokenizers` library gives the same ids.
 Nothing here may normalise text: decoding what was encoded gives the same bytes.
 """
