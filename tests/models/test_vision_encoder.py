@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from multimodal_ai.models.attention import Packing
 from multimodal_ai.models.describe import multiply_adds
-from multimodal_ai.models.layers import Packing
 from multimodal_ai.models.vision_encoder import Stem, VisionConfig, convolution_strides, similar_grids
 
 grids = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=4)

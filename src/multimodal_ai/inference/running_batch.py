@@ -20,9 +20,9 @@ from multimodal_ai.inference.encoding import Prefilled
 from multimodal_ai.inference.reply_writer import Copied, ReplyWriter
 from multimodal_ai.inference.requests import Delta
 from multimodal_ai.inference.sampling import Sampler, sample
+from multimodal_ai.models.attention import AttentionLayout, lengths_to_valid
 from multimodal_ai.models.decoder import KVCache, Memory
 from multimodal_ai.models.function_head import continuation, copied_ids
-from multimodal_ai.models.layers import AttentionLayout, lengths_to_valid
 from multimodal_ai.models.multimodal_model import MultimodalModel
 
 T = TypeVar("T")

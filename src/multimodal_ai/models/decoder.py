@@ -14,17 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from multimodal_ai.models.layers import (
-    Attention,
-    AttentionLayout,
-    BlockConfig,
-    KeyRows,
-    LayerNorm,
-    Packing,
-    SwiGLU,
-    rotary_angles,
-    to_device,
-)
+from multimodal_ai.models.attention import AttentionLayout, KeyRows, Packing, to_device
+from multimodal_ai.models.layers import Attention, BlockConfig, LayerNorm, SwiGLU, rotary_angles
 from multimodal_ai.models.text_encoder import KeysValues, StandaloneTexts
 
 

@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from multimodal_ai.models.attention import to_device
 from multimodal_ai.models.decoder import Context, Decoder, DecoderConfig
 from multimodal_ai.models.function_head import FunctionCallingHead, FunctionScores, HeadConfig
 from multimodal_ai.models.fusion import FusionConfig, VisualTokens, build_fusion
-from multimodal_ai.models.layers import autocast_dtype, init_weights, to_device
+from multimodal_ai.models.layers import autocast_dtype, init_weights
 from multimodal_ai.models.text_encoder import StandaloneTexts, TextConfig, TextEncoder
 from multimodal_ai.models.vision_encoder import VisionConfig, VisionEncoder
 from multimodal_ai.models.weights import Storage, load_weights, save_weights

@@ -15,17 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from multimodal_ai.models.attention import AttentionLayout, Packing, to_device
 from multimodal_ai.models.layers import (
-    AttentionLayout,
     AttentionPooling,
     BlockConfig,
     EncoderBlock,
     LayerNorm,
-    Packing,
     autocast_dtype,
     grid_embedding,
     rotary_angles,
-    to_device,
 )
 
 
