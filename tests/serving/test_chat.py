@@ -179,3 +179,24 @@ def test_models_are_listed(running: Running) -> None:
     assert running.client.models.retrieve("small").x_embedding_width == 16
     with pytest.raises(openai.NotFoundError):
         running.client.models.retrieve("large")
+
+
+def test_what_the_model_looked_at_comes_with_its_calls(running: Running) -> None:
+    options: dict[str, Any] = {"tools": [LOG_READING], "tool_choice": "required", "max_tokens": 200}
+    plain = running.chat(PICTURE, **options)
+    options["extra_body"] = {"x_attention": True}
+    completion = whole(running.chat(PICTURE, **options))
+    assert completion == joined(list(running.chat(PICTURE, stream=True, **options)))
+    assert completion["calls"]
+    for call, without in zip(completion["calls"], whole(plain)["calls"], strict=True):
+        assert call["arguments"] == without["arguments"] and "x_attention" not in without["extra"]
+        looked = call["extra"]["x_attention"]
+        assert set(looked) == set(json.loads(call["arguments"]))
+        for seen in looked.values():
+            (image,) = seen["images"]
+            assert (image["message"], image["part"]) == (0, 0)
+            assert len(image["weights"]) == image["rows"] * image["columns"]
+            said = PICTURE[1]["text"]
+            words = [said[word["start"] : word["end"]] for word in seen["words"]]
+            assert all(word in said.split() for word in words)
+            assert {(word["message"], word["part"]) for word in seen["words"]} <= {(0, 1)}

@@ -69,7 +69,8 @@ class ChatCompletion:
                 if delta.kind == "end":
                     assert delta.reply is not None
                     extra = {"x_decision": decision(delta.reply)}
-                    yield self._chunk(number, {}, counted, delta.reply.finish_reason, extra=extra)
+                    last = _last_delta(delta.reply)
+                    yield self._chunk(number, last, counted, delta.reply.finish_reason, extra=extra)
                 else:
                     yield self._chunk(number, _delta(number, delta, ids), counted, tokens=delta.tokens)
             if counted:
@@ -150,11 +151,18 @@ def decision(reply: Reply) -> dict[str, Any] | None:
 
 
 def provenance(call: Call) -> dict[str, Any]:
-    """How sure a call is, and where each of its arguments came from."""
+    """How sure a call is, where each of its arguments came from, and where asked for what the model looked at."""
     return {
         "x_confidence": call.confidence,
         "x_sources": {name: asdict(source) for name, source in call.sources.items()},
+        **_attention(call),
     }
+
+
+def _attention(call: Call) -> dict[str, Any]:
+    if call.attention is None:
+        return {}
+    return {"x_attention": {name: asdict(seen) for name, seen in call.attention.items()}}
 
 
 def _message(reply: Reply) -> dict[str, Any]:
@@ -189,3 +197,13 @@ def _delta(number: int, delta: Delta, ids: dict[tuple[int, int], str]) -> dict[s
     elif delta.call is not None:
         call |= {"function": {"arguments": ""}, **provenance(delta.call)}  # clients expect a function in every piece
     return {"tool_calls": [call]}
+
+
+def _last_delta(reply: Reply) -> dict[str, Any]:
+    """What is known of a reply's calls only when it is over."""
+    known = [
+        {"index": number, "function": {"arguments": ""}, **_attention(call)}
+        for number, call in enumerate(reply.calls)
+        if call.attention is not None
+    ]
+    return {"tool_calls": known} if known else {}

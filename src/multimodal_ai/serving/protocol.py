@@ -138,6 +138,7 @@ class ChatRequest(Strict):
     x_execute: bool = Field(default=False, description="run calls of the server's own functions, and answer then")
     x_call_threshold: float | None = Field(default=None, ge=0, le=1, description="p(call) from which `auto` calls")
     x_strings: Literal["free", "copied"] | None = Field(default=None, description="`copied`: words of the conversation")
+    x_attention: bool = Field(default=False, description="for each argument of a call, what the model looked at")
     # accepted, and of no effect here
     user: str | None = None
     safety_identifier: str | None = None
@@ -184,6 +185,7 @@ def chat_requests(body: ChatRequest, config: ServerConfig) -> list[Request]:
             call_threshold=0.5 if body.x_call_threshold is None else body.x_call_threshold,
             response_format=checked_format(body.response_format, config),
             strings=body.x_strings,
+            attention=body.x_attention,
         )
         for number in range(choices)
     ]
