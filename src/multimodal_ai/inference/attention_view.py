@@ -38,7 +38,7 @@ _WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0eff
 
 
 @dataclass(frozen=True)
-class _Written:
+class WrittenValue:
     """A value in the target: the positions that write it, and for each what stands of its JSON before."""
 
     call: int
@@ -53,7 +53,7 @@ def calls_with_attention(encoder: RequestEncoder, example: Example, today: datet
     turn = Message.model_validate({"role": "assistant", "content": reply.content, "tool_calls": said})
     rendering = encoder.renderer.config.model_copy(update={"max_target": 1 << 20})
     target = Renderer(encoder.tokenizer, rendering).target(turn, example.specs, example.source)
-    written = list(_values(target, turn.tool_calls, encoder.tokenizer))
+    written = list(written_values(target, turn.tool_calls, encoder.tokenizer))
     weights = _weights(
         encoder, replace(example, target=target), written, SpelledValues(example.source, encoder.tokenizer, today)
     )
@@ -63,7 +63,7 @@ def calls_with_attention(encoder: RequestEncoder, example: Example, today: datet
     return [replace(call, attention=seen) for call, seen in zip(reply.calls, found, strict=True)]
 
 
-def _values(target: Target, calls: Sequence[ToolCall], tokenizer: Tokenizer) -> Iterator[_Written]:
+def written_values(target: Target, calls: Sequence[ToolCall], tokenizer: Tokenizer) -> Iterator[WrittenValue]:
     """Every value of the calls and the positions that write it; of lists and objects only the leaves count."""
     special = tokenizer.special
     starts = [position for position, label in enumerate(target.labels) if label == special.call]
@@ -79,7 +79,7 @@ def _values(target: Target, calls: Sequence[ToolCall], tokenizer: Tokenizer) -> 
             inside = [n for n, span in enumerate(spans) if any(_overlap(span, leaf) for leaf in _leaves(value))]
             begin = value.start - (raw[value.start - 1 : value.start] == b'"')
             before = tuple(raw[begin : spans[n][0]].decode("utf-8", "ignore") for n in inside)
-            yield _Written(number, value.parameter, tuple(start + 1 + n for n in inside), before)
+            yield WrittenValue(number, value.parameter, tuple(start + 1 + n for n in inside), before)
 
 
 def _leaves(value: Value) -> Sequence[tuple[int, int]]:
@@ -94,7 +94,7 @@ def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 @torch.inference_mode()
 def _weights(
-    encoder: RequestEncoder, example: Example, written: Sequence[_Written], spelled: SpelledValues
+    encoder: RequestEncoder, example: Example, written: Sequence[WrittenValue], spelled: SpelledValues
 ) -> list[np.ndarray]:
     """For each value the weight of every source token, float64[S]."""
     model, batch = encoder.model, encoder.batch([example])
@@ -114,7 +114,7 @@ def _copied(
     batch: Batch,
     context: Context,
     states: Tensor,
-    written: Sequence[_Written],
+    written: Sequence[WrittenValue],
     spelled: SpelledValues,
 ) -> dict[int, Tensor]:
     """How likely it is, now that it is known which token came, that it was copied from each source token: float64[S]
