@@ -57,7 +57,6 @@ def test_a_call_is_edited_approved_answered_and_goes_on(running: Running, visit:
     card.get_by_label("Arguments as JSON").fill('{"meter": "kitchen", "value": 7}')
     card.get_by_role("button", name="Save").click()
     expect(card).to_contain_text("edited by you")
-    page.screenshot(path="/tmp/pg/call.png")
     cards = page.get_by_role("region", name="Call of log_reading")
     for other in range(1, cards.count()):
         cards.nth(other).get_by_role("button", name="Deny").click()
@@ -131,7 +130,6 @@ def test_the_words_that_an_argument_came_from_light_up(running: Running, visit: 
     source = card.get_by_role("button", name="from your words, 100% copied")
     source.hover()
     assert page.evaluate(LIT) == ["Garden"]
-    page.screenshot(path="/tmp/pg/lit.png")
     page.mouse.move(0, 0)
     assert page.evaluate(LIT) == []
     source.focus()

@@ -3,9 +3,10 @@
 // Functions run where the user runs them, or on the server (`x_execute`): nothing is run here, so an approved call
 // asks for its result.
 
+import { imageShare } from "./attention.js";
 import { argumentErrors, partialArguments } from "./arguments.js";
 import { announce, button, h } from "./dom.js";
-import { findValue, inWords, lightUp } from "./provenance.js";
+import { darken, findValue, inWords, lightSeen, lightUp } from "./provenance.js";
 
 const STATES = {
   writing: "arguments arrive…",
@@ -20,8 +21,9 @@ const STATES = {
 
 export class CallCard {
   /**
-   * call: {id, name, arguments, confidence, sources, result, approved}. actions: `parameters(name)`, `changed()`,
-   * called when the call has changed, and `locked()`, whether what the call led to is already there.
+   * call: {id, name, arguments, confidence, sources, attention, result, approved}. actions: `parameters(name)`,
+   * `changed()`, called when the call has changed, `locked()`, whether what the call led to is already there, and
+   * `openPicture(place, call, name)`, which shows large what an argument looked at.
    */
   constructor(call, actions) {
     this.call = call;
@@ -91,21 +93,29 @@ export class CallCard {
   #source(name, value) {
     const source = this.call.sources?.[name];
     if (this.call.edited) return h("span", { class: "source" }, "edited by you");
-    const words = inWords(source);
+    const view = Object.hasOwn(this.call.attention ?? {}, name) ? this.call.attention[name] : null;
+    const words = inWords(source, view);
     if (!words) return null;
-    if (!["user", "function_result"].includes(source.origin)) return h("span", { class: "source" }, words);
-    const show = () => lightUp(findValue(value, source.origin));
+    const seen = view && (view.words.length || imageShare(view)) ? view : null;
+    const said = ["user", "function_result"].includes(source.origin);
+    if (!seen && !said) return h("span", { class: "source" }, words);
+    const show = () => {
+      if (seen) return lightSeen(seen);
+      const ranges = findValue(value, source.origin);
+      lightUp(ranges);
+      return ranges[0]?.startContainer.parentElement;
+    };
     const find = () => {
-      const [first] = findValue(value, source.origin);
-      const place = first?.startContainer.parentElement;
+      const looked = seen && imageShare(seen);
+      if (looked && looked.share > 0.5) return this.actions.openPicture(looked.image, this.call, name);
+      const place = show();
       place?.closest("details")?.setAttribute("open", "");
       place?.scrollIntoView({ block: "nearest" });
-      show();
-      announce(first ? `${name}: its words are lit up` : `${name}: its words are not found in one piece`);
+      announce(place ? `${name}: its words are lit up` : `${name}: its words are not found in one piece`);
     };
-    const properties = { class: "source", "data-source": source.origin, title: "Show where these words stand" };
-    const dark = () => lightUp([]);
-    return button(words, find, { ...properties, onpointerenter: show, onpointerleave: dark, onfocus: show, onblur: dark });
+    const title = seen ? "Show what the model looked at" : "Show where these words stand";
+    const properties = { class: "source", "data-source": source.origin, title, "aria-label": `${name}: ${words}` };
+    return button(words, find, { ...properties, onpointerenter: show, onpointerleave: darken, onfocus: show, onblur: darken });
   }
 
   #showBelow() {

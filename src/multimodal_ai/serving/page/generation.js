@@ -1,17 +1,20 @@
 // One answer of the model: the request's body, and the turn that fills while the answer arrives.
 
 import { complete, stream } from "./api.js";
-import { addNode, newId, removeNode, toMessages } from "./conversation.js";
+import { attentionPlaces } from "./attention.js";
+import { addNode, newId, removeNode, sentTurns } from "./conversation.js";
 import { sampling } from "./settings_panel.js";
 
 /** The body of a request for the turn after `parent`. */
 function requestBody(conversation, parent, model, settings, functions) {
-  const body = { model, messages: toMessages(conversation, parent, settings.system), ...sampling(settings) };
+  const messages = sentTurns(conversation, parent, settings.system).map(({ message }) => message);
+  const body = { model, messages, ...sampling(settings) };
   const { tools, execute } = functions;
   if (!tools.length) return body;
   const answered = conversation.nodes[parent].role === "assistant"; // results go back: now it may speak
   const choice = answered && functions.toolChoice !== "none" ? "auto" : functions.toolChoice;
-  return { ...body, ...(execute ? { x_execute: true } : { tools }), tool_choice: choice };
+  const wanted = settings.attention ? { x_attention: true } : {};
+  return { ...body, ...(execute ? { x_execute: true } : { tools }), ...wanted, tool_choice: choice };
 }
 
 /** Tokens, times and context in one line. `first` and `end`: ms since the request. */
@@ -46,7 +49,8 @@ export async function generate({ conversation, parent, model, settings, function
     if (body.x_execute) {
       last = executed(conversation, node, await complete(body, settings.key, signal), began, context);
     } else {
-      await fill(node, stream(body, settings.key, signal), began, context, onPiece);
+      const seen = (given) => attentionPlaces(given, conversation, parent, settings.system);
+      await fill(node, stream(body, settings.key, signal), seen, began, context, onPiece);
     }
   } catch (raised) {
     if (raised.name === "AbortError" || signal.aborted) node.note = "Stopped.";
@@ -60,7 +64,7 @@ export async function generate({ conversation, parent, model, settings, function
   return { node: last, error };
 }
 
-async function fill(node, chunks, began, context, onPiece) {
+async function fill(node, chunks, seen, began, context, onPiece) {
   let first = null;
   let usage = null;
   for await (const chunk of chunks) {
@@ -70,7 +74,7 @@ async function fill(node, chunks, began, context, onPiece) {
     const { content, tool_calls: calls = [] } = choice.delta;
     if (first === null && (content || calls.length)) first = performance.now() - began;
     if (content) node.text += content;
-    for (const piece of calls) addPiece(node, piece);
+    for (const piece of calls) addPiece(node, piece, seen);
     if (choice.x_decision) node.decision = choice.x_decision;
     if (choice.finish_reason === "length") node.note = "Cut: the limit on tokens was reached.";
     onPiece();
@@ -78,10 +82,11 @@ async function fill(node, chunks, began, context, onPiece) {
   node.stats = statsLine(usage, first, performance.now() - began, context);
 }
 
-function addPiece(node, piece) {
+function addPiece(node, piece, seen) {
   const call = (node.calls[piece.index] ??= { id: piece.id, name: piece.function.name, arguments: "", complete: false, result: null });
   call.arguments += piece.function?.arguments ?? "";
   if (piece.x_sources) Object.assign(call, { confidence: piece.x_confidence, sources: piece.x_sources, complete: true });
+  if (piece.x_attention) call.attention = seen(piece.x_attention);
 }
 
 /** What the server's own loop did, as turns: the calls with their results, then the answer. */
