@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from multimodal_ai import __version__
 from multimodal_ai.data.image_processor import ImageProcessor
 from multimodal_ai.functions.canonical import short_json
-from multimodal_ai.functions.registry import FunctionRegistry
+from multimodal_ai.functions.registry import FunctionRegistry, RegisteredFunction
 from multimodal_ai.inference.engine import Engine
 from multimodal_ai.inference.scheduler import Scheduler
 from multimodal_ai.serving.config import ServerConfig
@@ -157,8 +157,13 @@ def _model(app: FastAPI) -> dict[str, Any]:
         "x_context_tokens": engine.processing.rendering.max_source,
         "x_output_tokens": config.max_output_tokens,
         "x_embedding_width": engine.model.config.head.width,
-        "x_functions": [spec.to_tool() for spec in app.state.functions.specs],
+        "x_functions": [_listed(function) for function in app.state.functions],
     }
+
+
+def _listed(function: RegisteredFunction) -> dict[str, Any]:
+    tool = function.spec.to_tool()
+    return {**tool, "x_server": function.server} if function.server else tool
 
 
 def _document_errors(app: FastAPI) -> None:

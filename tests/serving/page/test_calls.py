@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from multimodal_ai.functions import FunctionRegistry, FunctionSpec, validate_arguments
+from multimodal_ai.functions.registry import RegisteredFunction
 
 from ..conftest import LOG_READING, Running
 from .visitor import IMPORTED, answered, bodies, expect, load, offer, say
@@ -138,6 +139,43 @@ def test_the_words_that_an_argument_came_from_light_up(running: Running, visit: 
         "async () => (await import('/page/provenance.js')).findValue({a: [12, true]}, 'user').map(String)"
     )
     assert found == ["12"], "not the 12 in 120"
+
+
+def test_functions_stand_under_the_name_of_their_server(
+    start: Callable[..., Running], visit: Callable[..., Any]
+) -> None:
+    registry = FunctionRegistry()
+    for name, server in (
+        ("get_time", ""),
+        ("last_reading", "meters & <b>more</b>"),
+        ("set_clock", "meters & <b>more</b>"),
+    ):
+        spec = FunctionSpec(name, "A function", {}, side_effect=name == "set_clock")
+        registry.add(RegisteredFunction(spec, dict, read_only=name != "set_clock", server=server))
+    page = visit(start(registry), offer(LOG_READING, toolChoice="none"))
+    page.get_by_role("button", name="Functions (4)").click()
+    panel = page.get_by_role("complementary", name="Functions")
+    lists = panel.get_by_role("group", name="Functions offered").get_by_role("list")
+    expect(lists).to_have_count(3)
+    for heading, names in (
+        ("Pasted here", ["log_reading"]),
+        ("The server's own", ["get_time"]),
+        ("MCP server meters & <b>more</b>", ["last_reading", "set_clock"]),
+    ):
+        expect(panel.get_by_role("heading", name=heading)).to_be_visible()
+        expect(panel.get_by_role("list", name=heading).get_by_role("checkbox")).to_have_count(len(names))
+        for name in names:
+            expect(panel.get_by_role("list", name=heading).get_by_role("checkbox", name=name)).to_be_checked()
+    box = panel.get_by_role("checkbox", name="last_reading")
+    box.press("Space")
+    expect(box).not_to_be_checked()
+    expect(box).to_be_focused()
+    sent = bodies(page)
+    say(page, "Hello")
+    answered(page)
+    assert {tool["function"]["name"] for tool in sent[0]["tools"]} == {"log_reading", "get_time", "set_clock"}
+    panel.get_by_text("Functions of an MCP server").click()
+    expect(panel.get_by_text("serve --mcp COMMAND")).to_be_visible()
 
 
 def test_the_server_runs_its_own_functions(start: Callable[..., Running], visit: Callable[..., Any]) -> None:
