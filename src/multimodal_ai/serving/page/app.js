@@ -151,10 +151,6 @@ class Chat {
     this.history.keep(this.conversation);
   }
 
-  parameters(name) {
-    return this.functions.parameters(name);
-  }
-
   /** A call was approved, edited, answered or denied; with the last result the model goes on. */
   resultsChanged(node) {
     this.history.keep(this.conversation);
@@ -182,7 +178,7 @@ class Chat {
       const onBegin = (node) => {
         this.render();
         view = this.views.get(node.id);
-        announce("The model is writing");
+        announce("The model is writing", false);
       };
       const onPiece = () => painter.ask();
       const { signal } = running;
@@ -197,7 +193,7 @@ class Chat {
       this.render();
       if (sticks) this.#toEnd();
       if (ended.error) this.showError(ended.error, () => this.answer(parent));
-      else if (ended.node) announce(openCalls(ended.node).length ? "A call waits for you" : "The answer is complete");
+      else if (ended.node) announce(openCalls(ended.node).length ? "A call waits for you" : "The answer is complete", false);
     }
     if (this.history.conversations.includes(conversation)) await this.history.keep(conversation); // or it was deleted
   }

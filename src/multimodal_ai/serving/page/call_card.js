@@ -19,11 +19,14 @@ const STATES = {
   "not run": "not run",
 };
 
+const SERVED = "Give its result here. The server can run this function itself: tick that in the panel of functions, and retry.";
+
 export class CallCard {
   /**
    * call: {id, name, arguments, confidence, sources, attention, result, approved}. actions: `parameters(name)`,
-   * `changed()`, called when the call has changed, `locked()`, whether what the call led to is already there, and
-   * `openPicture(place, call, name)`, which shows large what an argument looked at.
+   * `served(name)`, whether the server has this function, `changed()`, called when the call has changed, `locked()`,
+   * whether what the call led to is already there, and `openPicture(place, call, name)`, which shows large what an
+   * argument looked at.
    */
   constructor(call, actions) {
     this.call = call;
@@ -193,7 +196,7 @@ export class CallCard {
     return h(
       "div",
       { class: "result-form" },
-      h("p", { class: "quiet" }, "Run the function where it lives, and give its result here."),
+      h("p", { class: "quiet" }, this.actions.served(this.call.name) ? SERVED : "Run the function where it lives, and give its result here."),
       text,
       h("div", { class: "actions" }, h("label", {}, failed, " It failed"), button("Give result", send, { class: "primary" })),
     );

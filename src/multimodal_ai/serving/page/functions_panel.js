@@ -91,6 +91,11 @@ export class FunctionsPanel {
     return all.find((tool) => tool.function.name === name)?.function.parameters;
   }
 
+  /** Whether the server has a function of this name. */
+  served(name) {
+    return this.#served.some((tool) => tool.function.name === name);
+  }
+
   #save() {
     saveSettings(this.settings);
     this.render();
@@ -168,7 +173,7 @@ export class FunctionsPanel {
     } catch (error) {
       return fail(error.message);
     }
-    const taken = tools.find((tool) => this.#served.some((other) => other.function.name === tool.function.name));
+    const taken = tools.find((tool) => this.served(tool.function.name));
     if (taken) return fail(`The server has a function ${taken.function.name}; give yours another name.`);
     try {
       await this.#check(tools);

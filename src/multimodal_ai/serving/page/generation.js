@@ -17,7 +17,7 @@ function requestBody(conversation, parent, model, settings, functions) {
   return { ...body, ...(execute ? { x_execute: true } : { tools }), ...wanted, tool_choice: choice };
 }
 
-/** Tokens, times and context in one line. `first` and `end`: ms since the request. */
+/** Tokens, times and context in one line. `first` and `end`: ms since the request; `context`: null for several turns. */
 function statsLine(usage, first, end, context) {
   const parts = [];
   if (first !== null) parts.push(`first token after ${Math.round(first)} ms`);
@@ -27,7 +27,8 @@ function statsLine(usage, first, end, context) {
     const rate = first !== null && writing > 5 ? ((written - 1) / writing) * 1000 : null;
     if (rate) parts.push(`${rate >= 10 ? Math.round(rate) : rate.toFixed(1)} tokens/s`);
     parts.push(`${written} tokens`);
-    parts.push(context ? `context ${read} of ${context} (${Math.round((100 * read) / context)}%)` : `context ${read}`);
+    if (context === null) parts.push(`${read} tokens read`);
+    else parts.push(context ? `context ${read} of ${context} (${Math.round((100 * read) / context)}%)` : `context ${read}`);
     if (usage.x_dropped_turns) parts.push(`the oldest ${usage.x_dropped_turns} turns no longer fit`);
   }
   return parts.join(" · ");
@@ -46,10 +47,10 @@ export async function generate({ conversation, parent, model, settings, function
   let last = node;
   let error = null;
   try {
+    const seen = (given) => attentionPlaces(given, conversation, parent, settings.system);
     if (body.x_execute) {
-      last = executed(conversation, node, await complete(body, settings.key, signal), began, context);
+      last = executed(conversation, node, await complete(body, settings.key, signal), seen, began);
     } else {
-      const seen = (given) => attentionPlaces(given, conversation, parent, settings.system);
       await fill(node, stream(body, settings.key, signal), seen, began, context, onPiece);
     }
   } catch (raised) {
@@ -90,7 +91,7 @@ function addPiece(node, piece, seen) {
 }
 
 /** What the server's own loop did, as turns: the calls with their results, then the answer. */
-function executed(conversation, node, completion, began, context) {
+function executed(conversation, node, completion, seen, began) {
   const statuses = { finished: "ok" };
   node.calls = completion.x_steps.map((step) => ({
     id: `call_${newId()}`,
@@ -98,6 +99,7 @@ function executed(conversation, node, completion, began, context) {
     arguments: step.arguments,
     confidence: step.x_confidence,
     sources: step.x_sources,
+    attention: step.x_attention ? seen(step.x_attention) : null,
     result: { status: statuses[step.status] ?? step.status, content: step.result, by: "server" },
     complete: true,
   }));
@@ -107,7 +109,7 @@ function executed(conversation, node, completion, began, context) {
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
   last.text = text;
   last.decision = choice.x_decision;
-  last.stats = `${seconds} s · ${statsLine(completion.usage, null, 0, context)}`;
+  last.stats = `${seconds} s · ${statsLine(completion.usage, null, 0, null)}`;
   if (completion.x_stopped_because !== "answer") {
     last.note = `The server stopped: ${completion.x_stopped_because.replaceAll("_", " ")}.`;
   }

@@ -8,7 +8,7 @@ import { MarkdownView } from "./markdown.js";
 import { showPicture, thumbnail } from "./picture.js";
 
 export class TurnView {
-  /** chat: what the buttons ask for: `edit`, `retry`, `remove`, `choose`, `resultsChanged`, `parameters`, `busy`. */
+  /** chat: what the buttons ask for: `edit`, `retry`, `remove`, `choose`, `resultsChanged`, `functions`, `busy`. */
   constructor(conversation, node, chat) {
     Object.assign(this, { conversation, node, chat });
     const user = node.role === "user";
@@ -50,7 +50,8 @@ export class TurnView {
     for (const [index, call] of (node.calls ?? []).entries()) {
       if (this.calls[index]?.call !== call) {
         this.calls[index] = new CallCard(call, {
-          parameters: (name) => this.chat.parameters(name),
+          parameters: (name) => this.chat.functions.parameters(name),
+          served: (name) => this.chat.functions.served(name),
           changed: () => this.chat.resultsChanged(node),
           locked: () => node.children.length > 0,
           openPicture: (place, seen, name) => this.#showPicture(place.turn, place.image, seen, name),
