@@ -41,6 +41,9 @@ class ServerConfig(ConfigModel):
     drain_seconds: float = Field(default=30.0, gt=0, description="after SIGTERM, for replies that have begun")
     fetch_images: bool = Field(default=False, description="fetch images from http(s) addresses that are public")
     approve: bool = Field(default=False, description="x_execute runs side effects unasked, where provenance allows it")
+    client_approval: bool = Field(
+        default=False, description="/v1/calls runs side effects: its clients are trusted to have asked a person"
+    )
     log_contents: bool = Field(default=False, description="log what users and model say")
 
 

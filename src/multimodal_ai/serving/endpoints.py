@@ -18,6 +18,7 @@ from multimodal_ai.inference import requests as engine
 from multimodal_ai.inference.scheduler import Handle
 from multimodal_ai.serving.answer import Answer
 from multimodal_ai.serving.body import EventStream, StrictRoute
+from multimodal_ai.serving.calls import CallsRequest, run_calls
 from multimodal_ai.serving.chat import ChatCompletion
 from multimodal_ai.serving.config import ServerConfig
 from multimodal_ai.serving.embeddings import EmbeddingsRequest, embeddings
@@ -31,13 +32,14 @@ _FAILURES = (ValueError, RuntimeError, TimeoutError)
 
 
 def api_router() -> APIRouter:
-    """`/v1/chat/completions`, `/v1/responses` and `/v1/embeddings`."""
+    """`/v1/chat/completions`, `/v1/responses`, `/v1/embeddings` and `/v1/calls`."""
     router = APIRouter(prefix="/v1", route_class=StrictRoute)
     streams: Any = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
     for path, tag, summary, endpoint, responses in (
         ("/chat/completions", "chat", "Answer a conversation, or call functions", _chat, streams),
         ("/responses", "responses", "The same in the form of the Responses API", _responses, streams),
         ("/embeddings", "embeddings", "Texts and images in one space", _embeddings, {}),
+        ("/calls", "functions", "Run approved calls of the server's own functions", _calls, {}),
     ):
         router.post(path, tags=[tag], summary=summary, responses=responses)(endpoint)
     return router
@@ -114,6 +116,15 @@ async def _embeddings(body: EmbeddingsRequest, request: Request) -> Response:
         return JSONResponse(await embeddings(body, state.config, state.scheduler))
     except _FAILURES as error:
         raise as_api_error(error) from error
+
+
+async def _calls(body: CallsRequest, request: Request) -> Response:
+    check_model(request.app.state.config, body.model)
+    try:
+        results = await run_calls(body, request)
+    except _FAILURES as error:
+        raise as_api_error(error) from error
+    return _left() if results is None else JSONResponse(results)
 
 
 def note_reply(notes: dict[str, Any], handle: Handle, reply: engine.Reply, contents: bool) -> None:

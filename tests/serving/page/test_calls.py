@@ -178,6 +178,54 @@ def test_functions_stand_under_the_name_of_their_server(
     expect(panel.get_by_text("serve --mcp COMMAND")).to_be_visible()
 
 
+def test_the_server_runs_an_approved_call_of_its_own(start: Callable[..., Running], visit: Callable[..., Any]) -> None:
+    registry, given = FunctionRegistry(), list[dict[str, Any]]()
+
+    def store(**arguments: Any) -> str:
+        given.append(arguments)
+        return "stored"
+
+    tool = LOG_READING["function"] | {"x-side-effect": True}
+    registry.add(RegisteredFunction(FunctionSpec.from_tool(tool), store, server="meters"))
+    for approval, state in ((False, "denied"), (True, "ok")):
+        settings = {"toolChoice": "log_reading", "maxTokens": "200"}
+        page = visit(start(registry, client_approval=approval), settings)
+        sent = bodies(page)
+        say(page, "Log 12 for the garden")
+        answered(page)
+        cards = page.get_by_role("region", name="Call of log_reading")
+        count = cards.count()
+        cards.first.get_by_role("button", name="Edit").click()
+        cards.first.get_by_label("Arguments as JSON").fill('{"meter": "kitchen", "value": 7}')
+        cards.first.get_by_role("button", name="Save").click()
+        for other in range(1, count):
+            cards.nth(other).get_by_role("button", name="Deny").click()
+        cards.first.get_by_role("button", name="Approve").click()
+        answered(page, 2)
+        expect(cards.first).to_have_attribute("data-state", state)
+        call, answer = sent[1]["messages"][1]["tool_calls"][0], sent[1]["messages"][2]
+        assert answer["tool_call_id"] == call["id"] and ("stored" if approval else "denied") in answer["content"]
+        assert given == [{"meter": "kitchen", "value": 7}] * approval
+        expect(cards.first.get_by_role("button", name="Take back")).to_have_count(0)
+        expect(cards.first).to_contain_text("edited by you")
+
+
+def test_a_call_that_the_server_could_not_run_waits_again(
+    start: Callable[..., Running], visit: Callable[..., Any]
+) -> None:
+    registry = FunctionRegistry()
+    registry.add(RegisteredFunction(FunctionSpec.from_tool(LOG_READING), dict))
+    page = visit(start(registry), {"toolChoice": "log_reading", "maxTokens": "200"})
+    say(page, "Log 12 for the garden")
+    answered(page)
+    page.route("**/v1/calls", lambda route: route.abort())
+    card = page.get_by_role("region", name="Call of log_reading").first
+    card.get_by_role("button", name="Approve").click()
+    expect(page.get_by_role("alert").first).to_contain_text("cannot be reached")
+    expect(card).to_contain_text("waits for you")
+    expect(card.get_by_role("button", name="Approve")).to_be_visible()
+
+
 def test_the_server_runs_its_own_functions(start: Callable[..., Running], visit: Callable[..., Any]) -> None:
     registry = FunctionRegistry()
 

@@ -1,7 +1,7 @@
 // The page's beginning: puts the parts together and carries a conversation on.
 
-import { ApiError, fetchModel } from "./api.js";
-import { addNode, chooseBranch, newConversation, openCalls, path, removeNode } from "./conversation.js";
+import { ApiError, fetchModel, runCalls } from "./api.js";
+import { addNode, chooseBranch, newConversation, openCalls, path, removeNode, sentTurns, toolCall } from "./conversation.js";
 import { announce, button, byId, h } from "./dom.js";
 import { FunctionsPanel } from "./functions_panel.js";
 import { generate } from "./generation.js";
@@ -155,6 +155,21 @@ class Chat {
   resultsChanged(node) {
     this.history.keep(this.conversation);
     if (!openCalls(node).length && !node.children.length && !this.busy) this.answer(node);
+  }
+
+  /** Let the server run a call that was approved, of a function of its own. */
+  async runOnServer(node, call) {
+    const { conversation, settings } = this;
+    this.showError(null);
+    const messages = sentTurns(conversation, node.parent, settings.system).map(({ message }) => message);
+    messages.push({ role: "assistant", content: node.text || null, tool_calls: [toolCall(call)] });
+    try {
+      const [{ status, content }] = await runCalls(this.connection.model.id, messages, settings.key);
+      call.result = { status: status === "finished" ? "ok" : status, content, by: "server" };
+      await this.history.keep(conversation);
+    } catch (error) {
+      this.showError(error);
+    }
   }
 
   stop() {

@@ -1,7 +1,7 @@
 // A call as a card: it fills while its arguments arrive, then waits for the user's word and the result.
 //
-// Functions run where the user runs them, or on the server (`x_execute`): nothing is run here, so an approved call
-// asks for its result.
+// Nothing is run here. The server runs approved calls of its own functions; any other asks for its result, since only
+// the user knows where it runs.
 
 import { imageShare } from "./attention.js";
 import { argumentErrors, partialArguments } from "./arguments.js";
@@ -12,6 +12,7 @@ const STATES = {
   writing: "arguments arrive…",
   waiting: "waits for you",
   running: "running: waits for its result",
+  "on the server": "running on the server…",
   ok: "ok",
   failed: "failed",
   denied: "denied",
@@ -19,14 +20,12 @@ const STATES = {
   "not run": "not run",
 };
 
-const SERVED = "Give its result here. The server can run this function itself: tick that in the panel of functions, and retry.";
-
 export class CallCard {
   /**
    * call: {id, name, arguments, confidence, sources, attention, result, approved}. actions: `parameters(name)`,
-   * `served(name)`, whether the server has this function, `changed()`, called when the call has changed, `locked()`,
-   * whether what the call led to is already there, and `openPicture(place, call, name)`, which shows large what an
-   * argument looked at.
+   * `served(name)`, whether the server has this function, `run()`, to let it run the call, `changed()`, called when the
+   * call has changed, `locked()`, whether what the call led to is already there, and `openPicture(place, call, name)`,
+   * which shows large what an argument looked at.
    */
   constructor(call, actions) {
     this.call = call;
@@ -39,12 +38,14 @@ export class CallCard {
     this.element = h("section", { class: "card", "aria-label": `Call of ${call.name}` }, title, this.rows, this.below);
     this.fields = new Map(); // of arguments that arrive, by name
     this.whole = false;
+    this.served = false; // the server is running it
   }
 
   get stage() {
     const { result, approved } = this.call;
     if (result) return result.status;
     if (this.call.complete === false) return "writing";
+    if (this.served) return "on the server";
     return approved ? "running" : "waiting";
   }
 
@@ -143,8 +144,18 @@ export class CallCard {
     this.#changed();
   }
 
+  async #runOnServer() {
+    this.served = true;
+    this.render();
+    await this.actions.run();
+    this.served = false;
+    this.#changed(false);
+    announce(`${this.call.name}: ${STATES[this.stage] ?? this.stage}`, false);
+  }
+
   #choices() {
     const approve = () => {
+      if (this.actions.served(this.call.name)) return this.#runOnServer();
       this.call.approved = true;
       this.#changed();
     };
@@ -196,7 +207,7 @@ export class CallCard {
     return h(
       "div",
       { class: "result-form" },
-      h("p", { class: "quiet" }, this.actions.served(this.call.name) ? SERVED : "Run the function where it lives, and give its result here."),
+      h("p", { class: "quiet" }, "Run the function where it lives, and give its result here."),
       text,
       h("div", { class: "actions" }, h("label", {}, failed, " It failed"), button("Give result", send, { class: "primary" })),
     );

@@ -85,7 +85,8 @@ export function sentTurns(conversation, until, system) {
   return sent;
 }
 
-function toolCall(call) {
+/** A call in the API's form. */
+export function toolCall(call) {
   return { id: call.id, type: "function", function: { name: call.name, arguments: call.arguments } };
 }
 

@@ -52,6 +52,7 @@ export class TurnView {
         this.calls[index] = new CallCard(call, {
           parameters: (name) => this.chat.functions.parameters(name),
           served: (name) => this.chat.functions.served(name),
+          run: () => this.chat.runOnServer(node, call),
           changed: () => this.chat.resultsChanged(node),
           locked: () => node.children.length > 0,
           openPicture: (place, seen, name) => this.#showPicture(place.turn, place.image, seen, name),
