@@ -239,9 +239,51 @@ def test_the_server_runs_its_own_functions(start: Callable[..., Running], visit:
     sent = bodies(page)
     say(page, "What time is it?")
     expect(page.get_by_role("button", name="Stop")).to_be_hidden(timeout=60_000)
-    assert sent[0]["x_execute"] is True and "tools" not in sent[0]
+    assert sent[0]["x_execute"] is True and "tools" not in sent[0] and sent[0]["stream"] is True
     card = page.get_by_role("region", name="Call of get_time").first
     expect(card).to_contain_text("ok")
     card.get_by_text("Result", exact=True).click()
     expect(card).to_contain_text("12:30")
     expect(card.get_by_role("button", name="Approve")).to_have_count(0)
+
+
+def test_a_run_on_the_server_grows_turn_by_turn(running: Running, visit: Callable[..., Any]) -> None:
+    def chunk(content: str | None = None, **more: Any) -> dict[str, Any]:
+        return {"choices": [{"index": 0, "delta": {"content": content} if content else {}, **more}]}
+
+    def call(number: int, name: str, result: str | None) -> list[dict[str, Any]]:
+        steps: list[dict[str, Any]] = [
+            {"type": "call_start", "call": number, "name": name},
+            {"type": "arguments", "call": number, "arguments": '{"place":'},
+            {"type": "call", "call": number, "arguments": '{"place":"shed"}', "x_confidence": 0.9, "x_sources": {}},
+            {"type": "started", "call": number},
+        ]
+        ended = [{"type": "result", "call": number, "status": "finished", "result": result}] if result else []
+        return [chunk(x_step=step) for step in steps + ended]
+
+    page = visit(running, offer(LOG_READING))
+    for last in (None, "no"):
+        chunks = [chunk("First I look. "), *call(1, "look", "a rake"), *call(2, "count", "3"), *call(3, "ask", last)]
+        answer = "".join(f"data: {json.dumps(part)}\n\n" for part in chunks)
+        if last:
+            end = [chunk("Three rakes."), chunk(finish_reason="length", x_stopped_because="max_steps"), {"choices": []}]
+            answer += "".join(f"data: {json.dumps(part)}\n\n" for part in end) + "data: [DONE]\n\n"
+        body = {"status": 200, "content_type": "text/event-stream", "body": answer}
+        page.route("**/v1/chat/completions", lambda route, body=body: route.fulfill(**body))
+        page.get_by_role("button", name="New chat").click()
+        say(page, "Look")
+        turns = page.get_by_role("article", name="Assistant")
+        expect(turns).to_have_count(4 if last else 3)
+        expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+        expect(turns.first).to_contain_text("First I look.")
+        cards = page.get_by_role("region", name="Call of")
+        expect(cards).to_have_count(3)
+        for number, (name, state) in enumerate((("look", "ok"), ("count", "ok"), ("ask", "ok" if last else "not run"))):
+            expect(turns.nth(number)).to_contain_text(name)
+            expect(cards.nth(number)).to_have_attribute("data-state", state)
+        if last:
+            expect(turns.last).to_contain_text("Three rakes.")
+            expect(turns.last).to_contain_text("The server stopped: max steps.")
+        else:
+            expect(page.get_by_role("alert").first).to_contain_text("The connection broke")
+        page.unroute("**/v1/chat/completions")

@@ -191,6 +191,7 @@ class Chat {
     const painter = new Painter(() => view?.show(true), byId("scroll"));
     if (this.connection.model || (await this.connect())) {
       const onBegin = (node) => {
+        view?.show(); // a turn before it is complete
         this.render();
         view = this.views.get(node.id);
         announce("The model is writing", false);

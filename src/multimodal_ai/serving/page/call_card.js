@@ -45,14 +45,14 @@ export class CallCard {
     const { result, approved } = this.call;
     if (result) return result.status;
     if (this.call.complete === false) return "writing";
-    if (this.served) return "on the server";
+    if (this.served || this.call.by === "server") return "on the server";
     return approved ? "running" : "waiting";
   }
 
   /** Show what has arrived; once the call is complete, show it for good. */
   fill() {
     if (this.call.complete !== false) {
-      if (!this.whole) this.render();
+      if (!this.whole || this.element.dataset.state !== this.stage) this.render();
       return;
     }
     for (const [name, value] of partialArguments(this.call.arguments)) {
