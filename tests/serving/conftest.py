@@ -7,6 +7,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -52,6 +53,14 @@ def small_engine(tokenizer: Tokenizer) -> Engine:
         rendering=RenderingConfig(max_source=400, max_target=300, max_card=300),
     )
     return Engine(build_model(tokenizer), tokenizer, processing)
+
+
+def save_engine(engine: Engine, folder: Path) -> Path:
+    """Write an engine as training does."""
+    engine.model.save_pretrained(folder)
+    engine.tokenizer.save(folder)
+    engine.processing.save(folder)
+    return folder
 
 
 class Running:

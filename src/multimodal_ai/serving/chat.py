@@ -34,6 +34,7 @@ class ChatCompletion:
         self.body, self.model, self.tokenizer = body, model, tokenizer
         self.id, self.created = new_id("chatcmpl-"), int(time.time())
         self.logprobs = bool(body.logprobs)
+        self.counted = body.stream_options is not None and body.stream_options.include_usage
 
     # -- whole ------------------------------------------------------------------------------------------------
 
@@ -58,37 +59,35 @@ class ChatCompletion:
 
     async def events(self, answer: Answer) -> AsyncIterator[bytes]:
         """Server-sent events: a chunk for each piece, then the usage where asked for, then `[DONE]`."""
-        counted = self.body.stream_options is not None and self.body.stream_options.include_usage
         begun: set[int] = set()
         ids: dict[tuple[int, int], str] = {}
         try:
             async for number, delta in answer.pieces():
                 if number not in begun:
                     begun.add(number)
-                    yield self._chunk(number, {"role": "assistant", "content": ""}, counted)
+                    yield self.chunk(number, {"role": "assistant", "content": ""})
                 if delta.kind == "end":
                     assert delta.reply is not None
                     extra = {"x_decision": decision(delta.reply)}
                     last = _last_delta(delta.reply)
-                    yield self._chunk(number, last, counted, delta.reply.finish_reason, extra=extra)
+                    yield self.chunk(number, last, delta.reply.finish_reason, extra=extra)
                 else:
-                    yield self._chunk(number, _delta(number, delta, ids), counted, tokens=delta.tokens)
-            if counted:
-                replies = [answer.replies[number] for number in sorted(answer.replies)]
-                yield event({**self._head("chat.completion.chunk"), "choices": [], "usage": usage(replies)})
+                    yield self.chunk(number, _delta(number, delta, ids), tokens=delta.tokens)
+            if self.counted:
+                yield self.usage_chunk(usage([answer.replies[number] for number in sorted(answer.replies)]))
             yield b"data: [DONE]\n\n"
         except Exception as error:
             yield event(as_api_error(error).body())
 
-    def _chunk(
+    def chunk(
         self,
         number: int,
         delta: dict[str, Any],
-        counted: bool,
         finish_reason: str | None = None,
         tokens: Sequence[TokenLogprob] = (),
         extra: dict[str, Any] | None = None,
     ) -> bytes:
+        """One event of a stream: a piece of a choice."""
         choice = {
             "index": number,
             "delta": delta,
@@ -97,7 +96,11 @@ class ChatCompletion:
             **(extra or {}),
         }
         chunk = {**self._head("chat.completion.chunk"), "choices": [choice]}
-        return event({**chunk, "usage": None} if counted else chunk)
+        return event({**chunk, "usage": None} if self.counted else chunk)
+
+    def usage_chunk(self, used: dict[str, Any]) -> bytes:
+        """The event that ends a stream whose usage was asked for."""
+        return event({**self._head("chat.completion.chunk"), "choices": [], "usage": used})
 
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not self.logprobs:
@@ -135,6 +138,13 @@ def usage(replies: Sequence[Reply]) -> dict[str, Any]:
     }
     dropped = replies[0].usage.get("dropped_turns", 0) if replies else 0
     return {**counted, "x_dropped_turns": dropped} if dropped else counted
+
+
+def summed_usage(replies: Sequence[Reply]) -> dict[str, Any]:
+    """Tokens read and written in all turns of a run, each of which read the conversation anew."""
+    each = [usage([reply]) for reply in replies]
+    names = ("prompt_tokens", "completion_tokens", "total_tokens", "x_forced_tokens")
+    return {name: sum(used[name] for used in each) for name in names}
 
 
 def decision(reply: Reply) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from multimodal_ai.functions.canonical import canonical_json
+from multimodal_ai.functions.schema import FunctionSpec, SchemaError, check_schema
 from multimodal_ai.inference.requests import Request
 from multimodal_ai.serving.config import ServerConfig
 from multimodal_ai.serving.errors import ApiError
@@ -228,10 +229,14 @@ def check_count(what: str, count: int, most: int) -> None:
         raise ApiError(400, f"{what}: {count:,} is more than this server takes ({most:,})", "too_many", what)
 
 
-def checked_tools(tools: Sequence[dict[str, Any]], config: ServerConfig) -> list[dict[str, Any]]:
-    """Functions within the limits on number and size."""
+def checked_tools(tools: Sequence[dict[str, Any]], config: ServerConfig) -> list[FunctionSpec]:
+    """Functions within the limits on number and size, whose schemas can be used in every part.
+
+    All parts, because the engine only compiles those that a reply may use: whether a request is refused must not
+    depend on what the model decides.
+    """
     check_count("tools", len(tools), config.max_functions)
-    total = 0
+    total, specs = 0, list[FunctionSpec]()
     for index, tool in enumerate(tools):
         size = _size(tool, f"tools[{index}]")
         total += size
@@ -242,7 +247,12 @@ def checked_tools(tools: Sequence[dict[str, Any]], config: ServerConfig) -> list
             if found > most:
                 message = f"tools[{index}]: {what} {found:,} bytes of JSON, the limit is {most:,}; shorten the schemas"
                 raise ApiError(400, message, "schema_too_large", "tools")
-    return list(tools)
+        try:
+            specs.append(FunctionSpec.from_tool(tool))
+            check_schema(specs[-1].parameters, f"function {specs[-1].name}: parameters")
+        except SchemaError as error:
+            raise ApiError(400, f"tools[{index}]: {error}", "invalid_schema", "tools") from None
+    return specs
 
 
 def _size(value: Any, place: str) -> int:

@@ -247,7 +247,7 @@ def test_the_server_runs_its_own_functions(start: Callable[..., Running], visit:
     expect(card.get_by_role("button", name="Approve")).to_have_count(0)
 
 
-def test_a_run_on_the_server_grows_turn_by_turn(running: Running, visit: Callable[..., Any]) -> None:
+def test_a_run_on_the_server_grows_turn_by_turn(start: Callable[..., Running], visit: Callable[..., Any]) -> None:
     def chunk(content: str | None = None, **more: Any) -> dict[str, Any]:
         return {"choices": [{"index": 0, "delta": {"content": content} if content else {}, **more}]}
 
@@ -261,15 +261,16 @@ def test_a_run_on_the_server_grows_turn_by_turn(running: Running, visit: Callabl
         ended = [{"type": "result", "call": number, "status": "finished", "result": result}] if result else []
         return [chunk(x_step=step) for step in steps + ended]
 
-    page = visit(running, offer(LOG_READING))
+    registry = FunctionRegistry()
+    registry.add(RegisteredFunction(FunctionSpec.from_tool(LOG_READING), dict))
+    page = visit(start(registry), {"execute": True})
     for last in (None, "no"):
         chunks = [chunk("First I look. "), *call(1, "look", "a rake"), *call(2, "count", "3"), *call(3, "ask", last)]
         answer = "".join(f"data: {json.dumps(part)}\n\n" for part in chunks)
         if last:
             end = [chunk("Three rakes."), chunk(finish_reason="length", x_stopped_because="max_steps"), {"choices": []}]
             answer += "".join(f"data: {json.dumps(part)}\n\n" for part in end) + "data: [DONE]\n\n"
-        body = {"status": 200, "content_type": "text/event-stream", "body": answer}
-        page.route("**/v1/chat/completions", lambda route, body=body: route.fulfill(**body))
+        page.route("**/v1/chat/completions", telling(answer))
         page.get_by_role("button", name="New chat").click()
         say(page, "Look")
         turns = page.get_by_role("article", name="Assistant")
@@ -287,3 +288,7 @@ def test_a_run_on_the_server_grows_turn_by_turn(running: Running, visit: Callabl
         else:
             expect(page.get_by_role("alert").first).to_contain_text("The connection broke")
         page.unroute("**/v1/chat/completions")
+
+
+def telling(events: str) -> Callable[[Any], None]:
+    return lambda route: route.fulfill(status=200, content_type="text/event-stream", body=events)
