@@ -165,11 +165,12 @@ def provenance(call: Call) -> dict[str, Any]:
     return {
         "x_confidence": call.confidence,
         "x_sources": {name: asdict(source) for name, source in call.sources.items()},
-        **_attention(call),
+        **attention(call),
     }
 
 
-def _attention(call: Call) -> dict[str, Any]:
+def attention(call: Call) -> dict[str, Any]:
+    """What the model looked at for each argument, where that was asked for."""
     if call.attention is None:
         return {}
     return {"x_attention": {name: asdict(seen) for name, seen in call.attention.items()}}
@@ -212,7 +213,7 @@ def _delta(number: int, delta: Delta, ids: dict[tuple[int, int], str]) -> dict[s
 def _last_delta(reply: Reply) -> dict[str, Any]:
     """What is known of a reply's calls only when it is over."""
     known = [
-        {"index": number, "function": {"arguments": ""}, **_attention(call)}
+        {"index": number, "function": {"arguments": ""}, **attention(call)}
         for number, call in enumerate(reply.calls)
         if call.attention is not None
     ]

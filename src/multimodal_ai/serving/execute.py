@@ -26,7 +26,7 @@ from multimodal_ai.functions.trace import Event
 from multimodal_ai.inference import requests as engine
 from multimodal_ai.inference.scheduler import Handle
 from multimodal_ai.serving.answer import Observe, unless_gone
-from multimodal_ai.serving.chat import ChatCompletion, event, provenance, summed_usage
+from multimodal_ai.serving.chat import ChatCompletion, attention, event, provenance, summed_usage
 from multimodal_ai.serving.errors import ApiError, as_api_error
 from multimodal_ai.serving.protocol import ChatRequest, chat_requests
 
@@ -165,6 +165,9 @@ class Execution:
             self.observe(handle, reply)
         assert reply is not None
         self.replies.append(reply)
+        for number, call in enumerate(reply.calls, calls + 1):
+            if call.attention is not None:  # known when the turn is over
+                self._give(Step({"type": "attention", "call": number, **attention(call)}))
         return reply
 
     def _happened(self, happened: Event) -> None:
