@@ -87,8 +87,8 @@ class Front:
         self.url = f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}"
         self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="0123456789abcdef", max_retries=0, timeout=30)
 
-    def ask(self, **options: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/chat/completions", json={**ASKED, **options}, timeout=30)
+    def ask(self, path: str = "chat/completions", **options: Any) -> httpx.Response:
+        return httpx.post(f"{self.url}/v1/{path}", json={**ASKED, **options}, timeout=30)
 
 
 @pytest.fixture
@@ -145,6 +145,8 @@ def test_a_request_that_may_have_run_functions_is_never_sent_twice(front: Callab
     answered = one.ask(x_execute=True)
     assert answered.status_code == 503 and answered.json()["error"]["code"] == "replica_lost"
     assert "may have done their work" in answered.json()["error"]["message"] and len(one.replicas.asked) == 1
+    one.replicas.script = [[], [TOLD, LOST], [WHOLE, SAID]]
+    assert one.ask("calls").status_code == 503 and len(one.replicas.asked) == 2
 
 
 def test_a_request_that_takes_replicas_down_is_given_up(front: Callable[..., Front]) -> None:
