@@ -16,6 +16,7 @@ import json
 import re
 import signal
 import sys
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -309,7 +310,10 @@ def ask(
     max_steps: Annotated[int, typer.Option(min=1, help="Turns of the model at most.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a turn at most.")] = 256,
     copied_strings: CopiedOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    today: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help='The day "tomorrow" is counted from. Default: today.')
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Write every step, with where each value came from, here.")] = None,
     device: DeviceOption = "cpu",
 ) -> None:
@@ -341,11 +345,12 @@ def ask(
         max_tokens=max_tokens,
         response_format=wanted,
         trace=trace,
+        today=today.date() if today else None,
+        console=err,
+        out=None if as_json else out,
     )
     if as_json:
         sys.stdout.write(json.dumps(outcome.to_json(), ensure_ascii=False) + "\n")
-    else:
-        outcome.show(out, err)
     raise typer.Exit(outcome.exit_code(require_call))
 
 
