@@ -16,6 +16,7 @@ import json
 import re
 import signal
 import sys
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -30,7 +31,12 @@ from multimodal_ai.cli_tools import config_app, data_app, functions_app, model_a
 from multimodal_ai.shipped import model_folder, model_name
 
 if TYPE_CHECKING:
+    import contextlib
+
+    from fastapi import FastAPI
+
     from multimodal_ai.inference import Engine
+    from multimodal_ai.serving import ServerConfig
 
 app = command_group(
     "Train, evaluate and use models that see, read and call functions.\n\n"
@@ -318,7 +324,10 @@ def ask(
     max_steps: Annotated[int, typer.Option(min=1, help="Turns of the model at most.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a turn at most.")] = 256,
     copied_strings: CopiedOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    today: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help='The day "tomorrow" is counted from. Default: today.')
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Write every step, with where each value came from, here.")] = None,
     device: DeviceOption = "cpu",
 ) -> None:
@@ -350,11 +359,12 @@ def ask(
         max_tokens=max_tokens,
         response_format=wanted,
         trace=trace,
+        today=today.date() if today else None,
+        console=err,
+        out=None if as_json else out,
     )
     if as_json:
         sys.stdout.write(json.dumps(outcome.to_json(), ensure_ascii=False) + "\n")
-    else:
-        outcome.show(out, err)
     raise typer.Exit(outcome.exit_code(require_call))
 
 
@@ -412,6 +422,10 @@ def serve(
         typer.Option("--functions", "-f", help="Python file whose functions x_execute may run here. It is run."),
     ] = None,
     mcp: McpOption = None,
+    ray: Annotated[
+        bool,
+        typer.Option("--ray", help="Replicas over Ray Serve, on one machine or many; --set ray.max_replicas=4, …."),
+    ] = False,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -420,23 +434,46 @@ def serve(
     [bold]Example[/]: multimodal-ai serve -m runs/quickstart --set max_running=32
     """
     try:
-        from multimodal_ai.serving import ServerConfig, create_app
+        from multimodal_ai.serving import ServerConfig
         from multimodal_ai.serving import serve as run
         from multimodal_ai.serving.config import read_keys
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed; run: pip install 'multimodal-ai[serve]'") from None
     import contextlib
+    from functools import partial
 
-    from multimodal_ai import terminal
     from multimodal_ai.utils.config import parse_config
 
     keys = read_keys(api_keys) if api_keys else {}
     given = {"model_name": name or model_name(model), "key_hashes": keys}
     config = parse_config(ServerConfig, given, overrides or ())
+    build = partial(_application, config, model.resolve(), device, functions and functions.resolve(), tuple(mcp or ()))
+    if ray:
+        from multimodal_ai.serving.replicas import serve_replicas
+
+        serve_replicas(build, config, host, port)
+        return
+    if config.ray != ServerConfig().ray:
+        raise ValueError("ray.… is set, but --ray is not given; add it, or drop the setting")
     with contextlib.ExitStack() as stack:
-        registry = terminal.open_functions(functions, mcp or (), stack, err)
-        application = create_app(_engine(model, device), config, registry)
-        run(application, host, port)
+        run(build(stack), host, port)
+
+
+def _application(
+    config: ServerConfig,
+    model: Path,
+    device: str,
+    functions: Path | None,
+    mcp: tuple[str, ...],
+    stack: contextlib.ExitStack,
+) -> FastAPI:
+    """The application of a server or of a replica; what it opens is closed with `stack`."""
+    from multimodal_ai import terminal
+    from multimodal_ai.cli_common import err
+    from multimodal_ai.serving import create_app
+
+    registry = terminal.open_functions(functions, mcp, stack, err)
+    return create_app(_engine(model, device), config, registry)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -7,6 +7,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -45,6 +46,14 @@ def data_url(width: int = 24, height: int = 16, colour: str = "red", format: str
 
 def small_engine(tokenizer: Tokenizer) -> Engine:
     return Engine(build_model(tokenizer), tokenizer, SMALL_PROCESSING)
+
+
+def save_engine(engine: Engine, folder: Path) -> Path:
+    """Write an engine as training does."""
+    engine.model.save_pretrained(folder)
+    engine.tokenizer.save(folder)
+    engine.processing.save(folder)
+    return folder
 
 
 class Running:

@@ -121,11 +121,33 @@ class Attention(nn.Module):
         """x: float[B, T, D], or rows float[N, D] where the layout packs, attends to keys and values in the same
         form; returns the shape of x.
         """
-        q = self.query_norm(self.query(x).unflatten(-1, (self.heads, self.head_width)))
-        if angles is not None:
-            q = rotate(q, angles)
+        q = self._queries(x, angles)
         k, v = keys_values
         return self.out(attend(q, k.to(q.dtype), v.to(q.dtype), layout, self.backend).flatten(-2))
+
+    def _queries(self, x: Tensor, angles: tuple[Tensor, Tensor] | None) -> Tensor:
+        q = self.query_norm(self.query(x).unflatten(-1, (self.heads, self.head_width)))
+        return q if angles is None else rotate(q, angles)
+
+    def weights(
+        self,
+        x: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        layout: AttentionLayout,
+        angles: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """What `forward` of the same arguments weighs the values with: float32[B, T, H, S], padded whatever the layout.
+
+        For looking at a model. It holds a number for every query, head and key, which attending never does.
+        """
+        q, k = self._queries(x, angles), keys_values[0]
+        if layout.packing is not None:
+            k = layout.packing.pad(k) if layout.keys is None else layout.keys.padded(k)
+            q = layout.packing.pad(q)
+        k = k.to(q.dtype).repeat_interleave(self.heads // self.kv_heads, 2)
+        scores = torch.einsum("bthe,bshe->bths", q, k).float() * self.head_width**-0.5
+        bias = layout.bias(q.shape[1], k.shape[1], scores.dtype, scores.device)
+        return (scores if bias is None else scores + bias.transpose(1, 2)).softmax(-1)
 
 
 class SwiGLU(nn.Module):
