@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Any
 
 import httpx2 as httpx
@@ -39,7 +39,7 @@ class Scripted:
         self.ended = 0
         self.ready = 1
 
-    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[Message]:
+    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncGenerator[Message, None]:
         self.asked.append((scope, body))
         try:
             for step in self.script[min(len(self.asked), len(self.script)) - 1]:

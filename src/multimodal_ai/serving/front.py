@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -31,8 +31,10 @@ from multimodal_ai.serving.metrics import http_counter, merged_text
 
 TRIES = 3  # a request that takes its replica down must not take all of them
 NOTES = "multimodal_ai.notes"  # a message for the log: what is known of an answer so far
-_PASSED_ON = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path")
-_PASSED_ON += ("headers", "client", "server")
+_PASSED_ON = frozenset(
+    ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path")
+    + ("headers", "client", "server")
+)
 
 
 class ReplicaLost(RuntimeError):
@@ -42,7 +44,7 @@ class ReplicaLost(RuntimeError):
 class Replicas(Protocol):
     """What the front needs of replicas. `answer` gives the ASGI messages of a response, and some of type NOTES."""
 
-    def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[Message]: ...
+    def answer(self, scope: dict[str, Any], body: bytes) -> AsyncGenerator[Message, None]: ...
     def running(self) -> int: ...
     def metrics(self) -> Mapping[str, str]: ...
 
@@ -92,7 +94,7 @@ class _Forward:
         request = StrictRequest(scope, receive)
         body = await request.body()
         state: dict[str, Any] = {"owner": request.state.owner, "request_id": request.state.request_id}
-        passed = {**{key: scope[key] for key in _PASSED_ON if key in scope}, "state": state}
+        passed = {**{key: scope[key] for key in scope.keys() & _PASSED_ON}, "state": state}
         await unless_gone(request, self._answer(scope, passed, body, send))
 
     async def _answer(self, scope: Scope, passed: dict[str, Any], body: bytes, send: Send) -> None:
@@ -103,7 +105,7 @@ class _Forward:
                 async with (
                     asyncio.timeout_at(until),
                     contextlib.aclosing(self.replicas.answer(passed, body)) as messages,
-                ):  # type: ignore[type-var]
+                ):
                     async for message in messages:
                         await reply.pass_on(message)
                 await reply.finish()

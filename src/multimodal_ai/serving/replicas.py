@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -95,7 +95,7 @@ class RayReplicas:
         handle = ray_serve.run(bound, name=self.name, route_prefix=None)
         self._handle = handle.options(method_name="answer", stream=True)
 
-    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[Message]:
+    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncGenerator[Message, None]:
         """Have a replica answer. Raises ReplicaLost, and ApiError where all are full."""
         from ray.exceptions import RayError, RayTaskError
         from ray.serve.exceptions import BackPressureError, RayServeException
