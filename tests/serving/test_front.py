@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Any
@@ -162,6 +163,18 @@ def test_what_replicas_refuse_and_what_takes_too_long(front: Callable[..., Front
     one.replicas.script = [[RuntimeError("a mistake of the application's own")]]
     answered = one.ask()
     assert answered.status_code == 500 and "mistake" not in answered.text
+
+
+def test_a_reader_that_never_reads_is_let_go(front: Callable[..., Front]) -> None:
+    one = front([STREAM, *[piece("x" * 100_000)] * 300, END], request_seconds=0.3)
+    address = one.url.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1]))) as connection:
+        body = json.dumps(ASKED).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        wait_until(lambda: one.replicas.asked)
+        assert sum(one.app.state.gate._active.values()) == 1
+        wait_until(lambda: not sum(one.app.state.gate._active.values()), 20)
 
 
 def test_a_client_that_leaves_ends_its_request(front: Callable[..., Front]) -> None:

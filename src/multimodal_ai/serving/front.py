@@ -31,10 +31,9 @@ from multimodal_ai.serving.metrics import http_counter, merged_text
 
 TRIES = 3  # a request that takes its replica down must not take all of them
 NOTES = "multimodal_ai.notes"  # a message for the log: what is known of an answer so far
-_PASSED_ON = frozenset(
-    ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path")
-    + ("headers", "client", "server")
-)
+_PASSED_ON = {"type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path"}
+_PASSED_ON |= {"headers", "client", "server"}
+_LAST_WORDS_SECONDS = 1.0  # for a client that may not be reading
 
 
 class ReplicaLost(RuntimeError):
@@ -108,16 +107,16 @@ class _Forward:
                 ):
                     async for message in messages:
                         await reply.pass_on(message)
-                await reply.finish()
+                    await reply.finish()
                 return
             except (ReplicaLost, TimeoutError) as error:
-                if reply.complete:
-                    await reply.finish()
-                    return
                 problem = _told(error)
-                if reply.sent:
-                    self._count(error, "ended")
-                    await reply.end(problem)
+                if reply.complete or reply.sent:
+                    if not reply.complete:
+                        self._count(error, "ended")
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                            await (reply.finish() if reply.complete else reply.end(problem))
                     return
                 if isinstance(error, TimeoutError):
                     raise problem from None
