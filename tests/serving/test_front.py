@@ -93,7 +93,9 @@ class Front:
 
 
 @pytest.fixture
-def front() -> Iterator[Callable[..., Front]]:
+def front(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Front]]:
+    monkeypatch.setattr("multimodal_ai.serving.front._GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("multimodal_ai.serving.front._LAST_WORDS_SECONDS", 0.1)
     made: list[Front] = []
 
     def make(*script: list[Any], **settings: Any) -> Front:

@@ -33,6 +33,7 @@ TRIES = 3  # a request that takes its replica down must not take all of them
 NOTES = "multimodal_ai.notes"  # a message for the log: what is known of an answer so far
 _PASSED_ON = {"type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path"}
 _PASSED_ON |= {"headers", "client", "server"}
+_GRACE_SECONDS = 2.0  # beyond the time for a reply, at whose end the replica itself says so
 _LAST_WORDS_SECONDS = 1.0  # for a client that may not be reading
 
 
@@ -97,7 +98,7 @@ class _Forward:
         await unless_gone(request, self._answer(scope, passed, body, send))
 
     async def _answer(self, scope: Scope, passed: dict[str, Any], body: bytes, send: Send) -> None:
-        until = asyncio.get_running_loop().time() + self.config.request_seconds + 2.0  # replicas have the same limit
+        until = asyncio.get_running_loop().time() + self.config.request_seconds + _GRACE_SECONDS
         for number in range(1, TRIES + 1):
             reply = _Reply(scope, send)
             try:

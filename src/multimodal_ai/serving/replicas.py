@@ -34,7 +34,7 @@ def serve_replicas(build: Build, config: ServerConfig, host: str, port: int) -> 
     """Start replicas, serve them until a signal, and end them. Blocks.
 
     build: makes the application in a replica; it must be picklable, and what it opens in the stack is closed with
-    the replica. Raises ValueError without Ray, RuntimeError where no replica starts, OSError for the address.
+    the replica. Raises ValueError without Ray and where no replica can start, OSError for the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -92,7 +92,11 @@ class RayReplicas:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         ray_serve.start(proxy_location="Disabled")
         bound = deployment.bind(build, self._board)
-        handle = ray_serve.run(bound, name=self.name, route_prefix=None)
+        try:
+            handle = ray_serve.run(bound, name=self.name, route_prefix=None)
+        except RuntimeError as error:
+            self.close()
+            raise ValueError(f"no replica could start: {error}") from None
         self._handle = handle.options(method_name="answer", stream=True)
 
     async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncGenerator[Message, None]:
