@@ -95,8 +95,10 @@ class RayReplicas:
         try:
             handle = ray_serve.run(bound, name=self.name, route_prefix=None)
         except RuntimeError as error:
+            status = ray_serve.status().applications.get(self.name)
+            said = [deployment.message for deployment in status.deployments.values()] if status else []
             self.close()
-            raise ValueError(f"no replica could start: {error}") from None
+            raise ValueError(f"no replica could start: {' '.join(said) or error}") from None
         self._handle = handle.options(method_name="answer", stream=True)
 
     async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncGenerator[Message, None]:
