@@ -342,9 +342,9 @@ def ask(
 
     chosen = _approval(approve, deny, ask_me)
     wanted = terminal.read_response_format(response_format)
-    images = [sys.stdin.buffer.read() if name == "-" else name for name in image or ()]
     if (image or []).count("-") > 1:
         raise ValueError("--image -: stdin can give one image only")
+    images = [_piped_image() if name == "-" else terminal.image_file(name) for name in image or ()]
     engine = _engine(model, device)
     engine.strings = "copied" if copied_strings else "free"
     outcome = terminal.ask(
@@ -366,6 +366,13 @@ def ask(
     if as_json:
         sys.stdout.write(json.dumps(outcome.to_json(), ensure_ascii=False) + "\n")
     raise typer.Exit(outcome.exit_code(require_call))
+
+
+def _piped_image() -> bytes:
+    piped = sys.stdin.buffer.read()
+    if not piped:
+        raise ValueError("--image -: nothing came in on stdin; pipe an image file into it")
+    return piped
 
 
 def _approval(approve: bool, deny: bool, ask_me: bool) -> str:
@@ -447,7 +454,9 @@ def serve(
     keys = read_keys(api_keys) if api_keys else {}
     given = {"model_name": name or model_name(model), "key_hashes": keys}
     config = parse_config(ServerConfig, given, overrides or ())
-    build = partial(_application, config, model.resolve(), device, functions and functions.resolve(), tuple(mcp or ()))
+    build = partial(
+        _application, config, model_folder(model).resolve(), device, functions and functions.resolve(), tuple(mcp or ())
+    )
     if ray:
         from multimodal_ai.serving.replicas import serve_replicas
 

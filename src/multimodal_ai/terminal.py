@@ -240,6 +240,14 @@ def read_response_format(given: str | None) -> dict[str, Any] | None:
     return {"type": "json_schema", "json_schema": {"schema": schema}}
 
 
+def image_file(path: str) -> str:
+    """The path of an image that a person named. Raises FileNotFoundError in words for a person."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: no such file" + ("" if file.is_absolute() else f" in {Path.cwd()}"))
+    return str(file)
+
+
 def user_message(text: str, images: int = 0) -> dict[str, Any]:
     """A user turn with so many images before its text."""
     if not images:
@@ -472,6 +480,9 @@ class Chat:
             except EOFError:
                 self.console.print()
                 return
+            except KeyboardInterrupt:
+                self.console.print("\n/quit or Ctrl-D leaves", style="dim")
+                continue
             if line in ("/quit", "/exit", "/q"):
                 return
             try:
@@ -507,7 +518,7 @@ class Chat:
 
         if not path:
             raise ValueError("/image needs a file, for example /image meter.png")
-        file = str(Path(path.strip("'\"")).expanduser())
+        file = image_file(path.strip("'\""))
         pixels = ImageProcessor().load(file)
         self.waiting.append(file)
         self.console.print(f"{pixels.shape[2]} × {pixels.shape[1]} pixels, goes with your next message", style="dim")

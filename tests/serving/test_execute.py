@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from rich.console import Console
 
 from multimodal_ai.functions import FunctionRegistry
+from multimodal_ai.terminal import open_functions
 
 from .conftest import Running, wait_until
 
@@ -121,6 +126,25 @@ def test_what_is_wrong_is_a_status_before_the_stream_begins(start: Callable[...,
     for wrong in ({"n": 2}, {"tool_choice": {"type": "function", "function": {"name": "nobody"}}}):
         with pytest.raises(openai.BadRequestError):
             running.chat("Look", stream=True, **{**ASKED, **wrong})
+
+
+def test_tools_of_an_mcp_server_run_here(start: Callable[..., Running]) -> None:
+    pytest.importorskip("mcp", reason="the extra `mcp` is not installed")
+    script = Path(__file__).parents[1] / "functions" / "mcp_server.py"
+    with contextlib.ExitStack() as stack:  # as `serve --mcp COMMAND` opens them
+        registry = open_functions(None, [f"{sys.executable} {script}"], stack, Console(stderr=True))
+        running = start(functions=registry)
+        listed = running.client.models.retrieve("small").x_functions
+        assert "last_reading" in {tool["function"]["name"] for tool in listed}
+        choice = {"type": "function", "function": {"name": "picture"}}
+        whole = running.chat("Show it", tool_choice=choice, **ASKED)
+        assert (whole.x_steps[0]["status"], whole.x_steps[0]["result"]) == ("finished", "a meter\n[image left out]")
+        told = steps(list(running.chat("Show it", tool_choice=choice, stream=True, **ASKED)))
+        assert next(step["result"] for step in told if step["type"] == "result") == whole.x_steps[0]["result"]
+        denied = {"type": "function", "function": {"name": "log_reading"}}
+        assert (
+            running.chat("Log it", tool_choice=denied, **{**ASKED, "max_tokens": 150}).x_steps[0]["status"] == "denied"
+        )
 
 
 def test_turns_count_from_one_day(start: Callable[..., Running]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Any
 
 import httpx2 as httpx
@@ -39,7 +40,7 @@ class Scripted:
         self.ended = 0
         self.ready = 1
 
-    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[Message]:
+    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncGenerator[Message, None]:
         self.asked.append((scope, body))
         try:
             for step in self.script[min(len(self.asked), len(self.script)) - 1]:
@@ -92,7 +93,9 @@ class Front:
 
 
 @pytest.fixture
-def front() -> Iterator[Callable[..., Front]]:
+def front(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Front]]:
+    monkeypatch.setattr("multimodal_ai.serving.front._GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("multimodal_ai.serving.front._LAST_WORDS_SECONDS", 0.1)
     made: list[Front] = []
 
     def make(*script: list[Any], **settings: Any) -> Front:
@@ -164,6 +167,18 @@ def test_what_replicas_refuse_and_what_takes_too_long(front: Callable[..., Front
     one.replicas.script = [[RuntimeError("a mistake of the application's own")]]
     answered = one.ask()
     assert answered.status_code == 500 and "mistake" not in answered.text
+
+
+def test_a_reader_that_never_reads_is_let_go(front: Callable[..., Front]) -> None:
+    one = front([STREAM, *[piece("x" * 100_000)] * 300, END], request_seconds=0.3)
+    address = one.url.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1]))) as connection:
+        body = json.dumps(ASKED).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        wait_until(lambda: one.replicas.asked)
+        assert sum(one.app.state.gate._active.values()) == 1
+        wait_until(lambda: not sum(one.app.state.gate._active.values()), 20)
 
 
 def test_a_client_that_leaves_ends_its_request(front: Callable[..., Front]) -> None:

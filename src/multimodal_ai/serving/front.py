@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -31,8 +31,10 @@ from multimodal_ai.serving.metrics import http_counter, merged_text
 
 TRIES = 3  # a request that takes its replica down must not take all of them
 NOTES = "multimodal_ai.notes"  # a message for the log: what is known of an answer so far
-_PASSED_ON = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path")
-_PASSED_ON += ("headers", "client", "server")
+_PASSED_ON = {"type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path"}
+_PASSED_ON |= {"headers", "client", "server"}
+_GRACE_SECONDS = 2.0  # beyond the time for a reply, at whose end the replica itself says so
+_LAST_WORDS_SECONDS = 1.0  # for a client that may not be reading
 
 
 class ReplicaLost(RuntimeError):
@@ -42,7 +44,7 @@ class ReplicaLost(RuntimeError):
 class Replicas(Protocol):
     """What the front needs of replicas. `answer` gives the ASGI messages of a response, and some of type NOTES."""
 
-    def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[Message]: ...
+    def answer(self, scope: dict[str, Any], body: bytes) -> AsyncGenerator[Message, None]: ...
     def running(self) -> int: ...
     def metrics(self) -> Mapping[str, str]: ...
 
@@ -92,30 +94,30 @@ class _Forward:
         request = StrictRequest(scope, receive)
         body = await request.body()
         state: dict[str, Any] = {"owner": request.state.owner, "request_id": request.state.request_id}
-        passed = {**{key: scope[key] for key in _PASSED_ON if key in scope}, "state": state}
+        passed = {**{key: scope[key] for key in scope.keys() & _PASSED_ON}, "state": state}
         await unless_gone(request, self._answer(scope, passed, body, send))
 
     async def _answer(self, scope: Scope, passed: dict[str, Any], body: bytes, send: Send) -> None:
-        until = asyncio.get_running_loop().time() + self.config.request_seconds + 2.0  # replicas have the same limit
+        until = asyncio.get_running_loop().time() + self.config.request_seconds + _GRACE_SECONDS
         for number in range(1, TRIES + 1):
             reply = _Reply(scope, send)
             try:
                 async with (
                     asyncio.timeout_at(until),
                     contextlib.aclosing(self.replicas.answer(passed, body)) as messages,
-                ):  # type: ignore[type-var]
+                ):
                     async for message in messages:
                         await reply.pass_on(message)
-                await reply.finish()
+                    await reply.finish()
                 return
             except (ReplicaLost, TimeoutError) as error:
-                if reply.complete:
-                    await reply.finish()
-                    return
                 problem = _told(error)
-                if reply.sent:
-                    self._count(error, "ended")
-                    await reply.end(problem)
+                if reply.complete or reply.sent:
+                    if not reply.complete:
+                        self._count(error, "ended")
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                            await (reply.finish() if reply.complete else reply.end(problem))
                     return
                 if isinstance(error, TimeoutError):
                     raise problem from None

@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -34,7 +34,7 @@ def serve_replicas(build: Build, config: ServerConfig, host: str, port: int) -> 
     """Start replicas, serve them until a signal, and end them. Blocks.
 
     build: makes the application in a replica; it must be picklable, and what it opens in the stack is closed with
-    the replica. Raises ValueError without Ray, RuntimeError where no replica starts, OSError for the address.
+    the replica. Raises ValueError without Ray and where no replica can start, OSError for the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -92,10 +92,16 @@ class RayReplicas:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         ray_serve.start(proxy_location="Disabled")
         bound = deployment.bind(build, self._board)
-        handle = ray_serve.run(bound, name=self.name, route_prefix=None)
+        try:
+            handle = ray_serve.run(bound, name=self.name, route_prefix=None)
+        except RuntimeError as error:
+            status = ray_serve.status().applications.get(self.name)
+            said = [deployment.message for deployment in status.deployments.values()] if status else []
+            self.close()
+            raise ValueError(f"no replica could start: {' '.join(said) or error}") from None
         self._handle = handle.options(method_name="answer", stream=True)
 
-    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[Message]:
+    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncGenerator[Message, None]:
         """Have a replica answer. Raises ReplicaLost, and ApiError where all are full."""
         from ray.exceptions import RayError, RayTaskError
         from ray.serve.exceptions import BackPressureError, RayServeException
