@@ -61,14 +61,19 @@ def fail() -> None:
 
 
 def test_training_goes_on_and_the_state_is_that_of_its_step(tmp_path: Path):
-    release, folder = threading.Event(), tmp_path / "run" / "checkpoints"
+    begun, release, folder = threading.Event(), threading.Event(), tmp_path / "run" / "checkpoints"
     seen: list[bool] = []
 
+    def write() -> None:
+        begun.set()
+        release.wait(60)
+
     def look() -> None:
+        begun.wait(60)
         seen.append((folder / ".step_00000002.partial").exists() and latest(folder) is None)
         release.set()
 
-    with writing(2, lambda: release.wait(60) or None):  # step 3 is taken before anything of step 2 is written
+    with writing(2, write):  # step 3 is taken before anything of step 2 is written
         toy_train(each_step(tmp_path / "run"), on_evaluate=[At(3, look)])
     assert seen == [True]
     for later in (4, 6):
