@@ -2,7 +2,7 @@
 # Makes the data and the tokenizer of the model that ships.
 # sh configs/small/prepare.sh --from ../shared/data [--out data/small] [--vocab 8192]
 # (MULTIMODAL_AI=.venv/bin/multimodal-ai where the command is not on the path)
-# The files of each recipe and their licences: multimodal-ai data recipes
+# The files of each recipe and their licences: multimodal-ai data recipes. docs/recipes.md names the fonts to install.
 set -eu
 from="" out="data/small" vocab=8192 run="${MULTIMODAL_AI:-multimodal-ai}"
 while [ $# -gt 0 ]; do
@@ -18,9 +18,12 @@ done
 for recipe in sroie grocery nlvr openclipart emoji_noto storybooks openstax_img books openstax_text wiki_summaries; do
     $run data prepare "$recipe" --from "$from" --out "$out"
 done
-for recipe in easy_vqa shape_tiles; do
+for recipe in easy_vqa shape_tiles rendered_receipts rendered_scenes; do
     $run data prepare "$recipe" --out "$out"
 done
+$run data prepare rendered_lines --from "$from" --out "$out" --split train --limit 150000
+$run data prepare rendered_lines --from "$from" --out "$out" --split test
+$run data prepare reprinted_receipts --from "$from" --out "$out"
 $run data prepare digits --out "$out" --split train --limit 30000
 $run data prepare digits --out "$out" --split test
 $run data prepare digit_tiles --out "$out" --limit 20000

@@ -10,7 +10,8 @@ import torch
 from multimodal_ai.data.messages import Sample
 from multimodal_ai.evaluation.common import to_request
 from multimodal_ai.inference import Engine
-from multimodal_ai.models.layers import Attention, AttentionLayout, BlockConfig, Packing, rotary_angles
+from multimodal_ai.models.attention import AttentionLayout, Packing
+from multimodal_ai.models.layers import Attention, BlockConfig, rotary_angles
 
 
 @pytest.mark.parametrize("causal", [True, False])
