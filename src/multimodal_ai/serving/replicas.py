@@ -96,9 +96,10 @@ class RayReplicas:
             handle = ray_serve.run(bound, name=self.name, route_prefix=None)
         except RuntimeError as error:
             status = ray_serve.status().applications.get(self.name)
-            said = [deployment.message for deployment in status.deployments.values()] if status else []
+            said = [deployment.message.strip() for deployment in status.deployments.values()] if status else []
             self.close()
-            raise ValueError(f"no replica could start: {' '.join(said) or error}") from None
+            cause = said[0].splitlines()[-1] if said and said[0] else str(error)  # the end of a traceback
+            raise ValueError(f"no replica could start: {cause}") from None
         self._handle = handle.options(method_name="answer", stream=True)
 
     async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncGenerator[Message, None]:
