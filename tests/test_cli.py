@@ -108,7 +108,7 @@ def functions(tmp_path: Path) -> Path:
 def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Request], Reply]], StreamingRules]:
     def use(answer: Callable[[Request], Reply]) -> StreamingRules:
         rules = StreamingRules(answer)
-        monkeypatch.setattr(cli, "_engine", lambda model, device: rules)
+        monkeypatch.setattr(cli, "_engine", lambda *_: rules)
         return rules
 
     return use
@@ -322,7 +322,7 @@ def test_eval_writes_json_and_checks_what_is_required(tmp_path: Path, monkeypatc
         def generate(self, requests: list[Request]) -> list[Reply]:
             return [Reply() for _ in requests]
 
-    monkeypatch.setattr(evaluation, "_engine", lambda model, device, strings: Silent())
+    monkeypatch.setattr(evaluation, "_engine", lambda *_: Silent())
     data, target = rows(tmp_path / "rows.jsonl"), tmp_path / "out.json"
     base = ["eval", "-m", "x", "-d", str(data), "--device", "cpu"]
     done = runner.invoke(app, [*base, "--json", str(target), "--require", "calls.missed_call_rate<=1"])
@@ -343,7 +343,7 @@ def test_a_suite_with_its_own_data_needs_no_data_set(monkeypatch: pytest.MonkeyP
         asked.append((context.source, context.limit, batch_size))
         return SuiteResult({"valid": 1.0})
 
-    monkeypatch.setattr(evaluation, "_engine", lambda model, device, strings: None)
+    monkeypatch.setattr(evaluation, "_engine", lambda *_: None)
     monkeypatch.setitem(evaluation.BENCHMARKS, "schemas", suite)
     base = ["eval", "-m", "x", "--suite", "schemas", "--device", "cpu"]
     done = runner.invoke(app, [*base, "--limit", "5", "--from", "there", "--require", "schemas.valid>=1"])

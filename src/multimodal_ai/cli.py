@@ -50,6 +50,12 @@ app.command()(plan)
 
 ModelOption = Annotated[Path, typer.Option("--model", "-m", help="Folder of a trained model, such as runs/quickstart.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
+BackendOption = Annotated[
+    str, typer.Option(help="What runs the decoder: torch, openvino, or auto: OpenVINO on a CPU where it is installed.")
+]
+WeightsOption = Annotated[
+    str | None, typer.Option(help="Weights of OpenVINO's decoder: fp32 (default), bf16 or int8; docs/performance.md.")
+]
 
 
 def _version(shown: bool) -> None:
@@ -212,6 +218,8 @@ def evaluate(
         typer.Option(metavar="SUITE.METRIC>=VALUE", help="Exit with 1 where this is not reached. Repeatable."),
     ] = None,
     device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    weights: WeightsOption = None,
 ) -> None:
     """Measure a model on data it has not seen; docs/evaluation.md says what each suite measures.
 
@@ -222,7 +230,17 @@ def evaluate(
 
     wanted = [_requirement(text) for text in require or ()]
     results = evaluate_folder(
-        model, data or (), suite or (), limit, json_out, batch_size, _device(device), source, copied_strings
+        model,
+        data or (),
+        suite or (),
+        limit,
+        json_out,
+        batch_size,
+        _device(device),
+        source,
+        copied_strings,
+        backend,
+        weights,
     )
     if not is_main_process():
         return
@@ -265,10 +283,10 @@ def _device(name: str) -> str:
     return name
 
 
-def _engine(model: Path, device: str) -> Engine:
+def _engine(model: Path, device: str, backend: str, weights: str | None) -> Engine:
     from multimodal_ai.inference import Engine
 
-    return Engine.from_pretrained(model, _device(device))
+    return Engine.from_pretrained(model, _device(device), backend=backend, weights=weights)
 
 
 # -- using a model --------------------------------------------------------------------------------------
@@ -307,6 +325,8 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Write every step, with where each value came from, here.")] = None,
     device: DeviceOption = "cpu",
+    backend: BackendOption = "auto",
+    weights: WeightsOption = None,
 ) -> None:
     """Ask once: the model answers, or calls your functions and then answers.
 
@@ -322,7 +342,7 @@ def ask(
     images = [sys.stdin.buffer.read() if name == "-" else name for name in image or ()]
     if (image or []).count("-") > 1:
         raise ValueError("--image -: stdin can give one image only")
-    engine = _engine(model, device)
+    engine = _engine(model, device, backend, weights)
     engine.strings = "copied" if copied_strings else "free"
     outcome = terminal.ask(
         engine,
@@ -363,6 +383,8 @@ def chat(
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a turn at most.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 0.0,
     device: DeviceOption = "cpu",
+    backend: BackendOption = "auto",
+    weights: WeightsOption = None,
 ) -> None:
     """Chat in the terminal. Inside: /image FILE, /functions, /reset, /help, /quit.
 
@@ -371,7 +393,7 @@ def chat(
     from multimodal_ai import terminal
 
     terminal.chat(
-        _engine(model, device),
+        _engine(model, device, backend, weights),
         functions=functions,
         mcp=mcp or (),
         system=system,
@@ -398,6 +420,8 @@ def serve(
     mcp: McpOption = None,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    weights: WeightsOption = None,
 ) -> None:
     """Serve the OpenAI API: chat with images, functions and streams. SIGTERM drains; docs/serving.md has the limits.
 
@@ -419,7 +443,7 @@ def serve(
     config = parse_config(ServerConfig, given, overrides or ())
     with contextlib.ExitStack() as stack:
         registry = terminal.open_functions(functions, mcp or (), stack, err)
-        application = create_app(_engine(model, device), config, registry)
+        application = create_app(_engine(model, device, backend, weights), config, registry)
         run(application, host, port)
 
 
