@@ -6,15 +6,14 @@
 Three measures, all of them in one run, the sides in turn and the fastest of several rounds of each:
 
 - tokens/s of a decoder of 30M (384 wide, 8 layers, vocabulary 16k) behind 512 tokens, 1 and 16 requests at once. Ours
-  has that decoder behind a text encoder and looks at the 512 through cross-attention; grammar, head, sampling and pieces
-  are in the time. The peer is a causal Llama of the same shape in BF16 (FP32 with --peer-fp32). What a first token
-  takes is subtracted.
+  has it behind a text encoder and looks at the 512 through cross-attention; grammar, head, sampling and pieces are in
+  the time. The peer is a causal Llama of the same shape in BF16 (FP32 with --peer-fp32). What a first token takes is
+  subtracted.
 - the first token of a request that was not seen before.
 - config `small`: a picture and a request until a call is complete, warm, another picture each time; and from the start
   of a process to its first answer.
 
-OpenVINO is measured where it is installed. llama.cpp, OpenVINO GenAI and vLLM are not: their numbers for this shape are
-in docs/decisions.md.
+OpenVINO is measured where it is installed. llama.cpp, OpenVINO GenAI and vLLM are not measured here.
 """
 
 from __future__ import annotations
@@ -176,9 +175,9 @@ def call_latency(engine: Engine, rng: np.random.Generator) -> float:
     return time.perf_counter() - began
 
 
-def process_start(folder: str, backend: str) -> float:
+def process_start(folder: Path, backend: str) -> float:
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", START, folder, backend], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", START, str(folder), backend], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
 
 
@@ -243,7 +242,8 @@ def main() -> None:
     measures = {name: partial(call_latency, engine, generator) for name, engine in engines.items()}
     record("small, picture to finished call, s", "lower", best(arguments.rounds, measures, False))
     if arguments.device == "cpu":
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
             small.save_pretrained(folder)
             tokenizer.save(folder)
             engines["torch"].processing.save(folder)

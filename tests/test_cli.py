@@ -247,6 +247,19 @@ def test_ctrl_c_and_sigterm_have_their_codes(monkeypatch: pytest.MonkeyPatch) ->
     assert process.wait(10) == 143
 
 
+@pytest.mark.parametrize("command", [["ask", "hi"], ["chat"], ["serve"], ["eval", "--suite", "schemas"]])
+def test_the_back_end_is_chosen_on_the_command_line(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def loaded(*_: object, backend: str, weights: str | None) -> None:
+        asked.append((backend, weights))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("multimodal_ai.inference.Engine.from_pretrained", loaded)
+    done = runner.invoke(app, [*command, "-m", "x", "--backend", "openvino", "--weights", "int8"])
+    assert "enough" in done.output and asked == [("openvino", "int8")]
+
+
 def test_a_full_disk_is_no_wrong_input(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -14,6 +14,7 @@ from multimodal_ai.inference.requests import Request
 from multimodal_ai.models import MultimodalModel
 
 pytest.importorskip("openvino")
+from multimodal_ai.inference.openvino_decoder import OpenVINORows
 
 QUESTIONS = ["Hello.", "What is the sum of twelve and thirty?", "Name a colour that you like, and say why you do."]
 
@@ -73,6 +74,24 @@ def test_weights_that_changed_are_compiled_anew(engine: Engine) -> None:
     with torch.no_grad():
         engine.model.decoder.norm.weight.mul_(2.0)
     assert compared(engine, backend, 2, random.Random(0)) < 1e-3
+
+
+@torch.inference_mode()
+def test_load_that_never_ends_takes_no_more_room(engine: Engine) -> None:
+    """Two rows take turns to be replaced, so that the batch is never empty."""
+    request = Request([{"role": "user", "content": "Hello."}])
+    (prefilled,) = engine.encoder.prefill([engine.encoder.example(request)])
+    rows = openvino(engine.model).rows()
+    assert isinstance(rows, OpenVINORows)
+    most = 0
+    for turn in range(20):
+        rows.add(1, prefilled.memory, prefilled.written)
+        for _ in range(20):
+            rows.step([[30]] * (1 + bool(turn)))
+            most = max(most, rows.places)
+        if turn:
+            rows.remove(0)
+    assert 80 < most < 180  # rows are at most 41 long; 400 steps were run
 
 
 def test_what_cannot_be_is_refused(small_model: MultimodalModel) -> None:

@@ -32,7 +32,9 @@ INPUTS = ("x", "cos", "sin", "rows", "mask", "context_mask", "last")
 
 
 class OpenVINOBackend:
-    """See the module's docstring. Compiled when first needed, and again when the model's weights have changed."""
+    """See the module's docstring. Compiled when first needed, and again when the model's weights have changed; a batch
+    keeps those it began with.
+    """
 
     name = "openvino"
 
@@ -184,7 +186,13 @@ class OpenVINORows:
         self._tokens: list[list[int]] = []  # all that each row has run or is to run
         self._before: list[int | None] = []  # where each row stood in the last step, None: not in it
         self._visible = np.zeros((0, 0), dtype=bool)  # of the last step's rows and places
+        self._inputs: dict[int, np.ndarray] = {}
         self._context = _Context(config.layers, config.kv_heads, config.head_width)
+
+    @property
+    def places(self) -> int:
+        """On the axis that all rows share, holes included."""
+        return self._visible.shape[1]
 
     def add(self, opening: int, memory: KeysValues, written: KeysValues) -> None:
         self._context.put(len(self._tokens), memory)
@@ -201,7 +209,7 @@ class OpenVINORows:
     def step(self, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         n = len(tokens)
         longest = max(map(len, self._tokens))
-        if self._visible.shape[1] > 2 * longest + WIDTH_STEP or all(before is None for before in self._before):
+        if self.places > 2 * longest + WIDTH_STEP or all(before is None for before in self._before):
             self._request.reset_state()
             self._before, self._visible = [None] * n, np.zeros((n, 0), dtype=bool)
         run, starts = [], []
@@ -227,28 +235,37 @@ class OpenVINORows:
             (np.repeat(before[:, None], T, 1), np.repeat((places <= places[:, None])[None], n, 0)), axis=2
         )
         mask = np.where(seen, np.float32(0), np.float32(HIDDEN))[:, None]
-        values = (self._table[ids] * self._scale, cos, sin, order, mask, *self._context.tensors(n))
         last = (counts - 1)[:, None].astype(np.int32)
-        inputs = [*values[:6], last, *values[6:]]
-        for number, value in enumerate(inputs):
-            self._request.set_input_tensor(number, ov.Tensor(value, shared_memory=True))
+        self._give(0, [self._table[ids] * self._scale, cos, sin, order, mask, self._context.mask(n), last])
+        if self._context.changed:  # else they are where they were
+            self._give(len(INPUTS), self._context.tensors(n))
         self._request.infer()
         self._visible = np.concatenate((before, new), axis=1)
         self._before = list(range(n))
         states, logits = (torch.tensor(self._request.get_output_tensor(number).data[:, 0]) for number in (0, 1))
         return states, logits
 
+    def _give(self, first: int, values: Sequence[np.ndarray]) -> None:
+        """Inputs from number `first` on, without copying them."""
+        for number, value in enumerate(values, first):
+            self._inputs[number] = value  # OpenVINO reads its memory, and does not keep it alive
+            self._request.set_input_tensor(number, ov.Tensor(value, shared_memory=True))
+
 
 class _Context:
-    """Keys and values of the context of every row, padded to the longest, with the mask that hides the padding."""
+    """Keys and values of the context of every row, padded to the longest, with the mask that hides the padding.
+
+    changed: rows have come or gone since `tensors` was last asked for.
+    """
 
     def __init__(self, layers: int, kv_heads: int, head_width: int) -> None:
         self._keys = np.zeros((layers, 0, kv_heads, head_width, 0), dtype=np.float32)
         self._values = np.zeros((layers, 0, kv_heads, 0, head_width), dtype=np.float32)
         self._mask = np.zeros((0, 1, 1, 0), dtype=np.float32)
+        self.changed = True
 
     def put(self, row: int, memory: KeysValues) -> None:
-        length = len(memory[0][0])
+        length, self.changed = len(memory[0][0]), True
         self._reserve(row + 1, length)
         for layer, (k, v) in enumerate(memory):
             self._keys[layer, row, :, :, :length] = array(k.permute(1, 2, 0))
@@ -258,12 +275,17 @@ class _Context:
         self._mask[row] = np.where(np.arange(self._mask.shape[-1]) < length, 0, HIDDEN)
 
     def move(self, source: int, target: int) -> None:
+        """Row `source` replaces row `target`; it may be the same one."""
+        self.changed = True
         for table in (self._keys.swapaxes(0, 1), self._values.swapaxes(0, 1), self._mask):
             table[target] = table[source]
 
+    def mask(self, rows: int) -> np.ndarray:
+        return self._mask[:rows]
+
     def tensors(self, rows: int) -> list[np.ndarray]:
-        """The mask, and per layer keys and values; no copies."""
-        found = [self._mask[:rows]]
+        """Per layer keys and values; no copies."""
+        found, self.changed = [], False
         for keys, values in zip(self._keys, self._values, strict=True):
             found += [keys[:rows], values[:rows]]
         return found
