@@ -186,7 +186,7 @@ class OpenVINORows:
         self._tokens: list[list[int]] = []  # all that each row has run or is to run
         self._before: list[int | None] = []  # where each row stood in the last step, None: not in it
         self._visible = np.zeros((0, 0), dtype=bool)  # of the last step's rows and places
-        self._inputs: dict[int, np.ndarray] = {}
+        self._inputs: dict[int, np.ndarray] = {}  # by number, held as long as OpenVINO may read them
         self._context = _Context(config.layers, config.kv_heads, config.head_width)
 
     @property
@@ -248,7 +248,7 @@ class OpenVINORows:
     def _give(self, first: int, values: Sequence[np.ndarray]) -> None:
         """Inputs from number `first` on, without copying them."""
         for number, value in enumerate(values, first):
-            self._inputs[number] = value  # OpenVINO reads its memory, and does not keep it alive
+            self._inputs[number] = value
             self._request.set_input_tensor(number, ov.Tensor(value, shared_memory=True))
 
 
