@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,6 +96,16 @@ def test_load_that_never_ends_takes_no_more_room(engine: Engine) -> None:
         if turn:
             rows.remove(0)
     assert 80 < most < 180  # rows are at most 41 long; 400 steps were run
+
+
+def test_openvino_reports_nothing(tmp_path: Path) -> None:
+    (tmp_path / "openvino_telemetry.py").write_text("print('reports'); raise ImportError")
+    program = "import multimodal_ai.inference.openvino_decoder, sys; print('openvino' in sys.modules)"
+    path = os.pathsep.join((str(tmp_path), *filter(None, sys.path)))
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["True"], done.stderr
 
 
 def test_what_cannot_be_is_refused(small_model: MultimodalModel) -> None:
