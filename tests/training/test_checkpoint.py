@@ -117,6 +117,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path, tiny_disk: Path, checked: bo
 
     def fill(step: int, model: torch.nn.Module) -> dict[str, float]:
         if step == 3:
+            trainer.checkpointer.wait()
             with open(tiny_disk / "filler", "wb") as file:
                 free = os.statvfs(tiny_disk)
                 file.write(b"x" * (free.f_bavail * free.f_bsize - 20_000))

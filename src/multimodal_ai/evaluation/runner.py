@@ -24,6 +24,7 @@ from multimodal_ai.evaluation import (
     arguments,
     bfcl,
     calls,
+    captions,
     injection,
     retrieval,
     schemas,
@@ -39,6 +40,7 @@ Suite = Callable[..., SuiteResult]
 SUITES: dict[str, Suite] = {
     "text": text.run,
     "retrieval": retrieval.run,
+    "captions": captions.run,
     "vqa": vqa.run,
     "calls": calls.run,
 }
@@ -53,6 +55,7 @@ BENCHMARKS: dict[str, Callable[[Any, RecipeContext, int], SuiteResult]] = {
 _JUDGED_BY: dict[str, Callable[[Sample], bool]] = {
     "text": lambda sample: sample.task == "text",
     "retrieval": retrieval.is_pair,
+    "captions": lambda sample: False,  # takes a hundred times as long as `retrieval`: only when it is asked for
     "vqa": vqa.is_question,
     "calls": lambda sample: bool(sample.specs),
 }

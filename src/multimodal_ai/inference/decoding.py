@@ -15,8 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from multimodal_ai.models.attention import AttentionLayout, lengths_to_valid
 from multimodal_ai.models.decoder import KVCache, Memory
-from multimodal_ai.models.layers import AttentionLayout, lengths_to_valid
 from multimodal_ai.models.multimodal_model import MultimodalModel
 
 KeysValues = list[tuple[Tensor, Tensor]]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -28,11 +29,12 @@ from multimodal_ai.functions.copying import CopiedStrings
 from multimodal_ai.functions.grammar import GrammarCompiler
 from multimodal_ai.functions.provenance import mask_results
 from multimodal_ai.functions.schema import FunctionSpec
+from multimodal_ai.inference.attention_view import calls_with_attention
 from multimodal_ai.inference.cache import ContentCache
 from multimodal_ai.inference.decoding import DecodingBackend, TorchBackend, decoding_backend
 from multimodal_ai.inference.encoding import Prefilled, RequestEncoder
 from multimodal_ai.inference.reply_writer import ReplyWriter
-from multimodal_ai.inference.requests import Decision, Delta, Reply, Request
+from multimodal_ai.inference.requests import Call, Decision, Delta, Reply, Request
 from multimodal_ai.inference.retrieval import LIMIT, Retriever
 from multimodal_ai.inference.running_batch import RunningBatch
 from multimodal_ai.inference.spelled import SpelledValues
@@ -171,7 +173,10 @@ class Engine:
         )
         (opening,) = self.renderer.start()
         answers_result = RESULT in example.source.role
-        return ReplyWriter(request, steering, reply, self.tokenizer, opening, answers_result, self._without_results)
+        seen = partial(calls_with_attention, self.encoder, example, today)
+        return ReplyWriter(
+            request, steering, reply, self.tokenizer, opening, answers_result, self._without_results, seen
+        )
 
     def _decided(self, example: Example, prefilled: Prefilled) -> Reply:
         """The reply as far as the head decides it before the first token."""
@@ -215,6 +220,15 @@ class Engine:
         real = batch.labels >= 0
         picked = log_probabilities.gather(-1, batch.labels.clamp(min=0)[..., None]).squeeze(-1)
         return (picked * real).double().sum(1).tolist()
+
+    def attention(self, request: Request, reply: Reply) -> list[Call]:
+        """The calls of a reply to a request, each with what the model looked at for every argument: one pass.
+
+        The same as asking for it with the request; the calls may be those of another model, or of nobody.
+        """
+        request = self.retriever.narrowed(request)
+        today = request.today or datetime.date.today()
+        return calls_with_attention(self.encoder, self.encoder.example(request), today, reply)
 
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Any]) -> Tensor:

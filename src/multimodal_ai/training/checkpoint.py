@@ -1,7 +1,8 @@
 """Checkpoints: sharded tensors and a manifest, complete or not there at all.
 
 A checkpoint is written into a folder aside, synced, and renamed; only then do older ones go. A kill at
-any moment, or a full disk, leaves the former checkpoint whole. Tensors are stored flat by parameter name
+any moment, or a full disk, leaves the former checkpoint whole. Training waits for a copy of the state in main
+memory, never for the disk: a thread writes the copy, one at a time. Tensors are stored flat by parameter name
 (torch.distributed.checkpoint), so that any number of processes and any strategy can read them, and a
 parameter that never got a gradient simply has no optimizer entry. Load only checkpoints you trust: the
 index that torch writes is a pickle.
@@ -14,12 +15,14 @@ index that torch writes is a pickle.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import platform
 import re
 import shutil
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -32,8 +35,10 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
+from multimodal_ai.training.background import Background
 from multimodal_ai.training.config import FREE_KEYS, CheckpointConfig
-from multimodal_ai.training.distributed import Distribution, local
+from multimodal_ai.training.distributed import Distribution
+from multimodal_ai.training.state import empty_states, own_share, snapshot, state_tensors
 from multimodal_ai.utils.config import flatten
 from multimodal_ai.utils.logger import get_logger
 
@@ -96,45 +101,100 @@ def config_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> 
 
 
 class Checkpointer:
-    """Writes, keeps and reads the checkpoints of one run; all processes call every method together."""
+    """Writes, keeps and reads the checkpoints of one run; all processes call every method together.
+
+    A context, around the run: at its end it waits for the save in flight, whatever ends the run.
+    newest: the newest complete checkpoint of the run that this process knows of.
+    """
 
     def __init__(self, folder: Path, config: CheckpointConfig, distribution: Distribution) -> None:
         self.folder, self.config, self.distribution = folder, config, distribution
+        self.newest: Path | None = None
+        self._background = Background("checkpoint")
+        self._began = time.monotonic()  # the last save
+        # What the threads that write say to each other must not mix with what the training says.
+        apart = config.asynchronous and dist.is_initialized()
+        self._processes = dist.new_group(backend="gloo") if apart else None
 
-    def save(
-        self, step: int, objective: nn.Module, optimizer: torch.optim.Optimizer, manifest: Mapping[str, Any]
-    ) -> Path | None:
-        """Write the state after `step` steps; returns its folder, or None if it could not be written.
+    @property
+    def due(self) -> bool:
+        """Whether this process asks all to `save`: it is time, or a failure must end the run."""
+        every = self.config.every_seconds
+        late = every is not None and time.monotonic() - self._began >= every
+        return (late and self.distribution.main) or self._background.failed
+
+    def wait(self) -> None:
+        """Wait until no save is in flight.
 
         Raises:
             CheckpointError: it could not be written and the config says `on_failure: stop`.
         """
+        self._background.wait()
+
+    def __enter__(self) -> Checkpointer:
+        self._began = time.monotonic()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is None or isinstance(error, Exception):  # else: a second Ctrl-C, which does not wait
+                self.wait()
+        except Exception as failure:
+            if error is None:
+                raise
+            logger.error("%s", failure)  # what ended the run is raised
+
+    def save(
+        self, step: int, objective: nn.Module, optimizer: torch.optim.Optimizer, manifest: Mapping[str, Any]
+    ) -> None:
+        """Write the state after `step` steps, when the save in flight is done; asynchronous: begin to.
+
+        Raises:
+            CheckpointError: it, or asynchronous the one before it, could not be written and the config says
+                `on_failure: stop`.
+        """
+        self.wait()
+        self._began = time.monotonic()
         final = self.folder / f"step_{step:08d}"
         if any(self.distribution.gather(_complete(final))):
-            return final
+            self.newest = final
+            return
+        tensors = state_tensors(objective, optimizer)
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        own = own_share(tensors, self.distribution)
+        if self.config.asynchronous:
+            own = snapshot(own)
+        write = functools.partial(self._write_or_tell, final, own, needed, {**manifest, "step": step})
+        if self.config.asynchronous:
+            self._background.start(write)
+        else:
+            write()
+
+    def _write_or_tell(self, final: Path, tensors: dict[str, Tensor], needed: int, manifest: dict[str, Any]) -> None:
         try:
-            self._write(final, state_tensors(objective, optimizer), {**manifest, "step": step})
+            self._write(final, tensors, needed, manifest)
         except CheckpointError as error:
             if self.distribution.main:
                 shutil.rmtree(_aside(final), ignore_errors=True)
             former = latest(self.folder)
             kept = f"the checkpoint {former.name} is untouched" if former else "there is no earlier checkpoint"
-            message = f"checkpoint of step {step} was NOT written: {error}; {kept}"
+            message = f"checkpoint of step {manifest['step']} was NOT written: {error}; {kept}"
             if self.config.on_failure == "stop":
                 raise CheckpointError(message) from error
             if self.distribution.main:
                 logger.error("%s. Training goes on; free space on the disk of %s", message, self.folder)
-            return None
-        return final
+        else:
+            self.newest = final
 
-    def _write(self, final: Path, tensors: dict[str, Tensor], manifest: dict[str, Any]) -> None:
-        aside, world = _aside(final), self.distribution
-        self._attempt(lambda: self._prepare(aside, tensors), main_only=True)
+    def _write(self, final: Path, tensors: dict[str, Tensor], needed: int, manifest: dict[str, Any]) -> None:
+        aside, world, processes = _aside(final), self.distribution, self._processes
+        self._attempt(lambda: self._prepare(aside, needed), main_only=True)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
                 writer = dcp.FileSystemWriter(aside, sync_files=True)
-                dcp.save(tensors, storage_writer=writer, no_dist=not dist.is_initialized())
+                alone = not dist.is_initialized()
+                dcp.save(tensors, storage_writer=writer, process_group=processes, no_dist=alone)
         except CheckpointException as error:
             causes = [cause for cause, _ in error.failures.values()]
             for cause in causes:
@@ -146,7 +206,7 @@ class Checkpointer:
         own = sorted(aside.glob(f"__{world.rank}_*")) + ([aside / ".metadata"] if world.main else [])
         hashes: dict[str, dict[str, Any]] = {}
         self._attempt(lambda: hashes.update({path.name: _fingerprint(path) for path in own}))
-        files = {name: entry for part in world.gather(hashes) for name, entry in part.items()}
+        files = {name: entry for part in world.gather(hashes, processes) for name, entry in part.items()}
         whole = {"format": FORMAT, **manifest, "versions": versions(), "files": files}
         self._attempt(lambda: self._commit(aside, final, whole), main_only=True)
 
@@ -158,15 +218,14 @@ class Checkpointer:
                 action()
             except OSError as caught:
                 error = caught
-        agreed = self.distribution.agree(error)
+        agreed = self.distribution.agree(error, self._processes)
         if agreed is not None:
             raise CheckpointError(_reason(agreed)) from agreed
 
-    def _prepare(self, aside: Path, tensors: Mapping[str, Tensor]) -> None:
+    def _prepare(self, aside: Path, needed: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in [*self.folder.glob(f".step_*{ASIDE}"), *self.folder.glob(".step_*.old")]:
             shutil.rmtree(leftover, ignore_errors=True)
-        needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise OSError(f"needs {needed / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free on the disk of {self.folder}")
@@ -211,7 +270,7 @@ class Checkpointer:
             if size != tensor.shape:
                 there = "is missing" if size is None else f"has the shape {list(size)}"
                 raise CheckpointError(f"{path}: {name} {there}; the model has {list(tensor.shape)}")
-        states = _empty_states(objective, optimizer, stored)
+        states = empty_states(objective, optimizer, stored)
         target.update(states)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -221,35 +280,6 @@ class Checkpointer:
             _, name, state = key.split("/")
             optimizer.state[parameters[name]][state] = tensor
         return manifest
-
-
-def state_tensors(objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """All tensors of a run by flat name: `model/<name>` and `optimizer/<name>/<state>`."""
-    tensors = {f"model/{name}": tensor for name, tensor in objective.state_dict().items()}
-    for name, parameter in objective.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{name}/{key}"] = value
-    return tensors
-
-
-def _empty_states(
-    objective: nn.Module, optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    """Room for the optimizer state that the checkpoint has, for parameters that are trained now."""
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    parameters = dict(objective.named_parameters())
-    states = {}
-    for key, entry in stored.items():
-        kind, _, rest = key.partition("/")
-        name, _, _ = rest.rpartition("/")
-        parameter = parameters.get(name)
-        if kind != "optimizer" or parameter is None or id(parameter) not in trained:
-            continue
-        if entry.size == parameter.shape and parameter.ndim:
-            states[key] = torch.zeros_like(parameter, requires_grad=False)
-        else:
-            states[key] = torch.zeros(entry.size, dtype=entry.properties.dtype, device=local(parameter).device)
-    return states
 
 
 def versions() -> dict[str, str]:

@@ -103,6 +103,11 @@ class CheckpointConfig(ConfigModel):
 
     every_steps: PositiveInt | None = Field(default=None, description="write one every so many steps")
     every_seconds: PositiveFloat | None = Field(default=600.0, description="write one when so long has passed")
+    asynchronous: bool = Field(
+        default=True,
+        description="train on while one is written, from a copy of weights and optimizer state in main memory; "
+        "false: wait for the disk, and keep no copy",
+    )
     keep: PositiveInt = Field(default=2, description="complete checkpoints to keep; older ones are deleted")
     resume: bool = Field(default=True, description="continue from the newest complete checkpoint of output_dir")
     on_failure: Literal["warn", "stop"] = Field(

@@ -150,12 +150,15 @@ class Distribution:
         dist.all_reduce(tensor)
         return cast(list[float], tensor.tolist())
 
-    def gather(self, value: object) -> list[Any]:
-        """Every process' value, on every process, by rank. For rare and small things."""
+    def gather(self, value: object, processes: dist.ProcessGroup | None = None) -> list[Any]:
+        """Every process' value, on every process, by rank. For rare and small things.
+
+        processes: a group of all processes; default: the one that training uses.
+        """
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=processes)
         return values
 
     def barrier(self) -> None:
@@ -163,13 +166,13 @@ class Distribution:
         if self.world_size > 1:
             self.accelerator.wait_for_everyone()
 
-    def agree(self, error: Exception | None) -> Exception | None:
-        """The first error any process has, on all of them; nobody waits for one that gave up."""
-        if not any(self.sum([float(error is not None)])):
-            return None
-        errors = self.gather(None if error is None else f"{type(error).__name__}: {error}")
-        rank, text = next((rank, text) for rank, text in enumerate(errors) if text is not None)
-        return error if error is not None else RuntimeError(f"process {rank}: {text}")
+    def agree(self, error: Exception | None, processes: dist.ProcessGroup | None = None) -> Exception | None:
+        """The first error any process has, on all of them; nobody waits for one that gave up. As `gather`."""
+        errors = self.gather(None if error is None else f"{type(error).__name__}: {error}", processes)
+        for rank, text in enumerate(errors):
+            if text is not None:
+                return error if error is not None else RuntimeError(f"process {rank}: {text}")
+        return None
 
     def gradient_norms(self, parameters: Sequence[nn.Parameter]) -> list[float]:
         """L2 norm of each parameter's whole gradient, whatever piece of it lies here; 0 without one."""

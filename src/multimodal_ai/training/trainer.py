@@ -121,7 +121,6 @@ class Trainer:
         self.step = 0
         self._spent_before = 0.0
         self._evaluation: dict[str, float] = {}
-        self._saved: Path | None = None
 
     # -- the run --------------------------------------------------------------------------------------------
 
@@ -147,10 +146,11 @@ class Trainer:
                 if self.distribution.world_size == 1 or not lost_contact(error):
                     raise
                 reason = str(error).splitlines()[0].split(". ")[0]
+                newest = self.checkpointer.newest or "the start"
                 raise TrainingStopped(
                     f"step {self.step + 1}: process {self.distribution.rank} of {self.distribution.world_size} lost "
                     f"contact with another one, which was killed or failed ({reason}); its own "
-                    f"output says more. Run the same command again to go on from {self._saved or 'the start'}"
+                    f"output says more. Run the same command again to go on from {newest}"
                 ) from error
             self.keeper.record.state = "finished" if result.status == "completed" else "stopped"
             return result
@@ -160,9 +160,8 @@ class Trainer:
         values: dict[str, float] = {}
         bar = progress(disable=not config.logging.progress)
         stream = BatchStream(self.micro_batches, self.step, self.accumulation, config.workers, self.distribution.device)
-        with contextlib.closing(stream), contextlib.closing(self), bar:
+        with contextlib.closing(stream), contextlib.closing(self), bar, self.checkpointer:
             task = bar.add_task(config.stage, total=self.budget.steps, completed=self.step)
-            last_save = time.monotonic()
             stopped = False
             while self.step < self.budget.steps:
                 began = time.monotonic()
@@ -173,14 +172,10 @@ class Trainer:
                 except Exception as caught:  # the other processes must hear of it, whatever it is
                     error = caught
                 waited = time.monotonic() - began
-                save_due = (
-                    config.checkpoint.every_seconds is not None
-                    and time.monotonic() - last_save >= config.checkpoint.every_seconds
-                )
-                counts, stopped, save, failed = self._agree_on_step(micro, request.signal is not None, save_due, error)
+                due = self.checkpointer.due
+                counts, stopped, save, failed = self._agree_on_step(micro, request.signal is not None, due, error)
                 if save or stopped or failed:
                     self._save()
-                    last_save = time.monotonic()
                 if failed:
                     raise self._no_data(error)
                 if stopped:
@@ -202,12 +197,13 @@ class Trainer:
                     values = log.flush(self.step, self.seconds) or values
                 if config.checkpoint.every_steps and self.step % config.checkpoint.every_steps == 0:
                     self._save()
-                    last_save = time.monotonic()
                 if config.eval.every_steps and self.step % config.eval.every_steps == 0:
                     self._evaluate(log)
             values = log.flush(self.step, self.seconds) or values or log.last_losses()
             if not stopped:
                 self._save()
+            self.checkpointer.wait()
+            if not stopped:
                 already = config.eval.every_steps and self.step % config.eval.every_steps == 0 and self._evaluation
                 if config.eval.at_end and not already:
                     self._evaluate(log)
@@ -222,7 +218,7 @@ class Trainer:
             values.get("loss", math.nan),
             {key.removeprefix("loss/"): value for key, value in values.items() if key.startswith("loss/")},
             self._evaluation,
-            self._saved,
+            self.checkpointer.newest,
             model_dir,
         )
 
@@ -245,9 +241,8 @@ class Trainer:
             for term, count in self._objective_api.counts(batch).items():
                 if term in counts:
                     counts[term] += count
-        main = self.distribution.main
-        plan = float(self.budget.proposal) if main else 0.0
-        flags = [float(stop), float(save and main), float(error is not None)]
+        plan = float(self.budget.proposal) if self.distribution.main else 0.0
+        flags = [float(stop), float(save), float(error is not None)]
         summed = self.distribution.sum([*counts.values(), *flags, plan])
         self.budget.accept(int(summed[-1]))
         stopped, due, failed = (value > 0 for value in summed[-4:-1])
@@ -256,7 +251,9 @@ class Trainer:
     def _no_data(self, error: Exception | None) -> TrainingStopped:
         """What every process raises when one of them has no data for the next step."""
         agreed = self.distribution.agree(error)
-        kept = f"the last checkpoint is {self._saved}" if self._saved else "there is no checkpoint"
+        self.checkpointer.wait()
+        newest = self.checkpointer.newest
+        kept = f"the last checkpoint is {newest}" if newest else "there is no checkpoint"
         stopped = TrainingStopped(
             f"step {self.step + 1}: no data: {agreed}. The step was not taken, {kept}; mend the data and run the "
             "same command again"
@@ -396,7 +393,7 @@ class Trainer:
             raise agreed
 
     def _save(self) -> None:
-        saved = self.checkpointer.save(
+        self.checkpointer.save(
             self.step,
             self.distribution.objective,
             self.optimizer,
@@ -412,7 +409,6 @@ class Trainer:
                 "unlogged": self.log.window,
             },
         )
-        self._saved = saved or self._saved
 
     def _resume(self) -> list[dict[str, Any]]:
         """Take over the newest checkpoint, if there is one; returns the steps that no line of metrics tells of yet."""
@@ -439,7 +435,7 @@ class Trainer:
         except DamagedError as error:
             self._alone(functools.partial(self._set_aside, path, error))
             return self._resume()
-        self.step, self._spent_before, self._saved = manifest["step"], manifest["seconds"], path
+        self.step, self._spent_before, self.checkpointer.newest = manifest["step"], manifest["seconds"], path
         self.budget.restore(manifest["total_steps"])
         logger.info("continuing from %s, after %d steps", path, self.step)
         return cast(list[dict[str, Any]], manifest.get("unlogged", []))
