@@ -109,7 +109,7 @@ def functions(tmp_path: Path) -> Path:
 def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Request], Reply]], StreamingRules]:
     def use(answer: Callable[[Request], Reply]) -> StreamingRules:
         rules = StreamingRules(answer)
-        monkeypatch.setattr(cli, "_engine", lambda model, device: rules)
+        monkeypatch.setattr(cli, "_engine", lambda *_: rules)
         return rules
 
     return use
@@ -248,6 +248,19 @@ def test_ctrl_c_and_sigterm_have_their_codes(monkeypatch: pytest.MonkeyPatch) ->
     assert process.wait(10) == 143
 
 
+@pytest.mark.parametrize("command", [["ask", "hi"], ["chat"], ["serve"], ["eval", "--suite", "schemas"]])
+def test_the_back_end_is_chosen_on_the_command_line(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def loaded(*_: object, backend: str, weights: str | None) -> None:
+        asked.append((backend, weights))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("multimodal_ai.inference.Engine.from_pretrained", loaded)
+    done = runner.invoke(app, [*command, "-m", "x", "--backend", "openvino", "--weights", "int8"])
+    assert "enough" in done.output and asked == [("openvino", "int8")]
+
+
 def test_a_full_disk_is_no_wrong_input(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -323,7 +336,7 @@ def test_eval_writes_json_and_checks_what_is_required(tmp_path: Path, monkeypatc
         def generate(self, requests: list[Request]) -> list[Reply]:
             return [Reply() for _ in requests]
 
-    monkeypatch.setattr(evaluation, "_engine", lambda model, device, strings: Silent())
+    monkeypatch.setattr(evaluation, "_engine", lambda *_: Silent())
     data, target = rows(tmp_path / "rows.jsonl"), tmp_path / "out.json"
     base = ["eval", "-m", "x", "-d", str(data), "--device", "cpu"]
     done = runner.invoke(app, [*base, "--json", str(target), "--require", "calls.missed_call_rate<=1"])
@@ -344,7 +357,7 @@ def test_a_suite_with_its_own_data_needs_no_data_set(monkeypatch: pytest.MonkeyP
         asked.append((context.source, context.limit, batch_size))
         return SuiteResult({"valid": 1.0})
 
-    monkeypatch.setattr(evaluation, "_engine", lambda model, device, strings: None)
+    monkeypatch.setattr(evaluation, "_engine", lambda *_: None)
     monkeypatch.setitem(evaluation.BENCHMARKS, "schemas", suite)
     base = ["eval", "-m", "x", "--suite", "schemas", "--device", "cpu"]
     done = runner.invoke(app, [*base, "--limit", "5", "--from", "there", "--require", "schemas.valid>=1"])

@@ -62,6 +62,12 @@ ModelOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
+BackendOption = Annotated[
+    str, typer.Option(help="What runs the decoder: torch, openvino, or auto: OpenVINO on a CPU where it is installed.")
+]
+WeightsOption = Annotated[
+    str | None, typer.Option(help="Weights of OpenVINO's decoder: fp32 (default), bf16 or int8; docs/performance.md.")
+]
 
 
 def _version(shown: bool) -> None:
@@ -224,6 +230,8 @@ def evaluate(
         typer.Option(metavar="SUITE.METRIC>=VALUE", help="Exit with 1 where this is not reached. Repeatable."),
     ] = None,
     device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    weights: WeightsOption = None,
 ) -> None:
     """Measure a model on data it has not seen; docs/evaluation.md says what each suite measures.
 
@@ -243,6 +251,8 @@ def evaluate(
         _device(device),
         source,
         copied_strings,
+        backend,
+        weights,
     )
     if not is_main_process():
         return
@@ -285,10 +295,10 @@ def _device(name: str) -> str:
     return name
 
 
-def _engine(model: Path | None, device: str) -> Engine:
+def _engine(model: Path | None, device: str, backend: str, weights: str | None) -> Engine:
     from multimodal_ai.inference import Engine
 
-    return Engine.from_pretrained(model_folder(model), _device(device))
+    return Engine.from_pretrained(model_folder(model), _device(device), backend=backend, weights=weights)
 
 
 # -- using a model --------------------------------------------------------------------------------------
@@ -330,6 +340,8 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Write every step, with where each value came from, here.")] = None,
     device: DeviceOption = "cpu",
+    backend: BackendOption = "auto",
+    weights: WeightsOption = None,
 ) -> None:
     """Ask once: the model answers, or calls your functions and then answers.
 
@@ -345,7 +357,7 @@ def ask(
     if (image or []).count("-") > 1:
         raise ValueError("--image -: stdin can give one image only")
     images = [_piped_image() if name == "-" else terminal.image_file(name) for name in image or ()]
-    engine = _engine(model, device)
+    engine = _engine(model, device, backend, weights)
     engine.strings = "copied" if copied_strings else "free"
     outcome = terminal.ask(
         engine,
@@ -394,6 +406,8 @@ def chat(
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a turn at most.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 0.0,
     device: DeviceOption = "cpu",
+    backend: BackendOption = "auto",
+    weights: WeightsOption = None,
 ) -> None:
     """Chat in the terminal. Inside: /image FILE, /functions, /reset, /help, /quit.
 
@@ -402,7 +416,7 @@ def chat(
     from multimodal_ai import terminal
 
     terminal.chat(
-        _engine(model, device),
+        _engine(model, device, backend, weights),
         functions=functions,
         mcp=mcp or (),
         system=system,
@@ -435,6 +449,8 @@ def serve(
     ] = False,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    weights: WeightsOption = None,
 ) -> None:
     """Serve the OpenAI API: chat with images, functions and streams. SIGTERM drains; docs/serving.md has the limits.
 
@@ -455,7 +471,14 @@ def serve(
     given = {"model_name": name or model_name(model), "key_hashes": keys}
     config = parse_config(ServerConfig, given, overrides or ())
     build = partial(
-        _application, config, model_folder(model).resolve(), device, functions and functions.resolve(), tuple(mcp or ())
+        _application,
+        config,
+        model_folder(model).resolve(),
+        device,
+        backend,
+        weights,
+        functions and functions.resolve(),
+        tuple(mcp or ()),
     )
     if ray:
         from multimodal_ai.serving.replicas import serve_replicas
@@ -472,6 +495,8 @@ def _application(
     config: ServerConfig,
     model: Path,
     device: str,
+    backend: str,
+    weights: str | None,
     functions: Path | None,
     mcp: tuple[str, ...],
     stack: contextlib.ExitStack,
@@ -482,7 +507,7 @@ def _application(
     from multimodal_ai.serving import create_app
 
     registry = terminal.open_functions(functions, mcp, stack, err)
-    return create_app(_engine(model, device), config, registry)
+    return create_app(_engine(model, device, backend, weights), config, registry)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -31,6 +31,7 @@ from multimodal_ai.functions.provenance import mask_results
 from multimodal_ai.functions.schema import FunctionSpec
 from multimodal_ai.inference.attention_view import calls_with_attention
 from multimodal_ai.inference.cache import ContentCache
+from multimodal_ai.inference.decoding import DecodingBackend, TorchBackend, decoding_backend
 from multimodal_ai.inference.encoding import Prefilled, RequestEncoder
 from multimodal_ai.inference.reply_writer import ReplyWriter
 from multimodal_ai.inference.requests import Call, Decision, Delta, Reply, Request
@@ -57,7 +58,8 @@ class Engine:
     """A model with its tokenizer and processing, ready to answer.
 
     Not safe for use by several threads at once, but for `prepare`; `Scheduler` answers many threads with one engine.
-    `cache_bytes` bounds what is kept of images, function cards and conversations.
+    `cache_bytes` bounds what is kept of images, function cards and conversations. `backend` runs the decoder; PyTorch
+    where none is given.
     """
 
     def __init__(
@@ -66,11 +68,13 @@ class Engine:
         tokenizer: Tokenizer,
         processing: ProcessingConfig | None = None,
         cache_bytes: int = CACHE_BYTES,
+        backend: DecodingBackend | None = None,
     ) -> None:
         if model.config.vocab_size != tokenizer.vocab_size:
             raise ValueError(f"the model knows {model.config.vocab_size} tokens, the tokenizer {tokenizer.vocab_size}")
         self.model, self.tokenizer = model.eval(), tokenizer
         self.processing = processing or ProcessingConfig()
+        self.backend: DecodingBackend = backend or TorchBackend(self.model)
         self.cache = ContentCache(cache_bytes)
         self.encoder = RequestEncoder(self.model, tokenizer, self.processing, self.cache)
         self.renderer = self.encoder.renderer
@@ -79,11 +83,19 @@ class Engine:
         self.retriever = Retriever(self.model, self.renderer, self.encoder.states, self.processing.retrieval_weights)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "cpu", cache_bytes: int = CACHE_BYTES) -> Engine:
-        """Load a folder that training wrote: weights, configs and tokenizer."""
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        device: str = "cpu",
+        cache_bytes: int = CACHE_BYTES,
+        backend: str = "auto",
+        weights: str | None = None,
+    ) -> Engine:
+        """Load a folder that training wrote: weights, configs and tokenizer. backend, weights: `decoding_backend`."""
         folder = Path(folder)
         model = MultimodalModel.from_pretrained(folder, device)
-        return cls(model, Tokenizer.load(folder), ProcessingConfig.load(folder), cache_bytes)
+        decoder = decoding_backend(model, backend, weights)
+        return cls(model, Tokenizer.load(folder), ProcessingConfig.load(folder), cache_bytes, decoder)
 
     # -- answering --------------------------------------------------------------------------------------------
 
@@ -122,7 +134,7 @@ class Engine:
 
     def new_batch(self) -> RunningBatch[Any]:
         """An empty batch, for requests to join."""
-        return RunningBatch(self.model, self.tokenizer.space)
+        return RunningBatch(self.model, self.backend, self.tokenizer.space)
 
     def join(self, batch: RunningBatch[T], prepared: Sequence[tuple[T, PreparedRequest]]) -> None:
         """Encode requests, in one pass, and put them into a batch under their tags.
