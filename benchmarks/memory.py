@@ -3,7 +3,8 @@
     python benchmarks/memory.py                       tiny and small, 1 and 2 processes on this machine's CPU
     python benchmarks/memory.py --sizes base --processes 1 --micro 16 --json rows.json
 
-Each case trains two steps through the trainer, on batches of the shape that was planned. On a CPU memory is what
+Each case trains two steps through the trainer, on batches of the shape that was planned; with --save it begins to write
+a checkpoint after the first, so that the copy which that makes is there in the second. On a CPU memory is what
 torch's allocator has handed out at most (its profiler's count), on a GPU the CUDA allocator's maximum; both leave
 out what a kernel library takes for itself. A GPU is used where there is one, by a single process.
 """
@@ -50,6 +51,7 @@ class Case:
     checkpointing: bool = False
     bf16: bool = False
     optimizer: str = "muon"
+    save: bool = False
 
 
 class Same(Dataset[Batch]):
@@ -66,7 +68,7 @@ def predicted(case: Case) -> float:
     """Bytes of one process at the peak, as the plan has them."""
     training = Training(
         case.model, case.sample, case.micro, case.micro * case.accumulation * case.processes, bf16=case.bf16,
-        optimizer=OptimizerConfig(name=case.optimizer),  # type: ignore[arg-type]
+        optimizer=OptimizerConfig(name=case.optimizer), asynchronous=case.save,  # type: ignore[arg-type]
     )  # fmt: skip
     kind: Any = "cuda" if torch.cuda.is_available() else "cpu"
     planner = Planner(training, Machine(case.processes, case.processes, 1e15, kind=kind))
@@ -86,7 +88,7 @@ def train(case: Case, folder: str) -> None:
             "precision": "bf16" if case.bf16 else "fp32",
             "strategy": case.strategy,
             "activation_checkpointing": case.checkpointing,
-            "checkpoint": {"every_seconds": None},
+            "checkpoint": {"every_steps": 1, "every_seconds": None},
             "logging": {"trackers": [], "progress": False},
         }
     )
@@ -95,7 +97,10 @@ def train(case: Case, folder: str) -> None:
             model = MultimodalModel(case.model)
         batch = synthetic_batch(case.model, case.sample, case.micro)
         trainer = Trainer(config, TrainingObjective(model), Same(batch))
-        trainer.checkpointer.save = lambda *_: None  # type: ignore[method-assign, assignment]
+        save = trainer.checkpointer.save
+        trainer.checkpointer.save = (  # type: ignore[method-assign]
+            lambda step, *state: save(step, *state) if case.save and step == 1 else None
+        )
         trainer._save_model = lambda: config.output_dir  # type: ignore[method-assign]
         trainer.train()
         del trainer, model, batch
@@ -127,6 +132,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["tiny", "small"])
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--micro", type=int, default=16)
+    parser.add_argument("--save", action="store_true", help="write a checkpoint beside the second step")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
@@ -137,11 +143,12 @@ def main() -> None:
             for strategy in ["ddp"] if processes == 1 else ["ddp", "fsdp2", "hsdp"]:
                 for bf16, checkpointing, accumulation in ((False, False, 1), (True, False, 2), (True, True, 1)):
                     case = Case(
-                        model, SampleShape(), options.micro, accumulation, processes, strategy, checkpointing, bf16
-                    )
+                        model, SampleShape(), options.micro, accumulation, processes, strategy, checkpointing, bf16,
+                        save=options.save,
+                    )  # fmt: skip
                     said, was = predicted(case), measured(case)
                     rows.append({"model": size, "processes": processes, "strategy": strategy, "bf16": bf16,
-                                 "checkpointing": checkpointing, "accumulation": accumulation,
+                                 "checkpointing": checkpointing, "accumulation": accumulation, "save": options.save,
                                  "predicted_bytes": said, "measured_bytes": was, "ratio": said / was})  # fmt: skip
                     print(
                         f"{size}, {processes}, {strategy}, {checkpointing}, {'bf16' if bf16 else 'fp32'}, "

@@ -11,6 +11,13 @@ from toy import start_process, toy_config, toy_train, train_for_ever, train_unti
 from undisturbed import assert_same_run, state, until
 
 from multimodal_ai.training.checkpoint import latest
+from multimodal_ai.training.config import TrainerConfig
+
+
+def train_at_a_terminal(config: TrainerConfig) -> None:
+    """Train for ever; a closed terminal counts, even where the tests themselves run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    train_for_ever(config)
 
 
 def test_sigterm_leaves_a_checkpoint(tmp_path: Path):
@@ -30,13 +37,16 @@ def test_a_line_of_metrics_tells_of_steps_before_and_after_a_stop(tmp_path: Path
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_from_outside_give_the_shells_exit_codes(tmp_path: Path, number: int, code: int):
-    process = start_process(train_for_ever, toy_config(tmp_path, schedule={"steps": 10**7}))
-    until(lambda: (tmp_path / "metrics.jsonl").exists(), 60, "the first step")
-    assert state(tmp_path) == "running"
-    assert process.pid is not None
-    os.kill(process.pid, number)
-    process.join(60)
-    assert process.exitcode == code
+    process = start_process(train_at_a_terminal, toy_config(tmp_path, schedule={"steps": 10**7}))
+    try:
+        until(lambda: (tmp_path / "metrics.jsonl").exists(), 60, "the first step")
+        assert state(tmp_path) == "running"
+        assert process.pid is not None
+        os.kill(process.pid, number)
+        process.join(60)
+        assert process.exitcode == code
+    finally:
+        process.kill()
     assert latest(tmp_path / "checkpoints") is not None
     assert state(tmp_path) == "stopped"
 

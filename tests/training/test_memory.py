@@ -40,9 +40,14 @@ def train_case(options: dict[str, Any], folder: str) -> None:
     loaded.train(loaded.Case(MODEL, SAMPLE, **options), folder)
 
 
-@pytest.mark.parametrize("checkpointing, bf16, accumulation", [(False, False, 1), (False, True, 2), (True, False, 1)])
-def test_one_process_needs_what_the_plan_says(tmp_path: Path, checkpointing: bool, bf16: bool, accumulation: int):
-    options = {"micro": 32, "accumulation": accumulation, "checkpointing": checkpointing, "bf16": bf16}
+@pytest.mark.parametrize(
+    "checkpointing, bf16, accumulation, save",
+    [(False, False, 1, False), (False, True, 2, False), (True, False, 1, False), (True, False, 1, True)],
+)
+def test_one_process_needs_what_the_plan_says(
+    tmp_path: Path, checkpointing: bool, bf16: bool, accumulation: int, save: bool
+):
+    options = {"micro": 32, "accumulation": accumulation, "checkpointing": checkpointing, "bf16": bf16, "save": save}
     train_case(options, str(tmp_path))
     loaded = benchmark()
     predicted = loaded.predicted(loaded.Case(MODEL, SAMPLE, **options))
@@ -51,7 +56,7 @@ def test_one_process_needs_what_the_plan_says(tmp_path: Path, checkpointing: boo
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_need_what_the_plan_says(tmp_path: Path, strategy: str):
-    options = {"micro": 32, "processes": 2, "strategy": strategy}
+    options = {"micro": 32, "processes": 2, "strategy": strategy, "save": strategy == "fsdp2"}
     run_processes(2, tmp_path, train_case, options, str(tmp_path))
     loaded = benchmark()
     predicted = loaded.predicted(loaded.Case(MODEL, SAMPLE, **options))

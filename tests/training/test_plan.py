@@ -50,6 +50,17 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not():
     assert Planner(TRAINING, Machine(1, 1, 1 * MB)).largest_micro("ddp", False) == 0
 
 
+def test_on_a_cpu_the_copy_that_a_checkpoint_is_written_from_counts():
+    for processes, strategy in ((1, "ddp"), (2, "ddp"), (2, "fsdp2")):
+        machine = Machine(processes, processes, 100 * MB, kind="cpu")
+        copying = Planner(TRAINING, machine).memory(strategy, False, 16, 1)
+        waiting = Planner(replace(TRAINING, asynchronous=False), machine).memory(strategy, False, 16, 1)
+        whole = Planner(TRAINING, Machine(1, 1, 100 * MB)).memory("ddp", False, 16, 1)
+        assert copying["snapshot"] == (whole["weights"] + whole["optimizer"]) / processes
+        assert copying["peak"] - waiting["peak"] == pytest.approx(copying["snapshot"]) and not waiting["snapshot"]
+        assert whole["peak"] == sum(whole[part] for part in ("weights", "gradients", "optimizer", "activations"))
+
+
 def test_hours_and_cost_follow_from_the_tokens(plan: Plan):
     assert plan.steps is not None and (plan.steps - 1) * plan.tokens_per_sample * 256 < 1e6
     for one in plan.estimates:
@@ -84,6 +95,10 @@ def test_a_stage_says_what_is_planned(stage: Path):
     assert (training.micro_size, training.global_size, training.steps) == (2, 8, 4)
     assert training.sample.source == 20 and training.sample.target == 256  # the limit of the stage's data
     assert training.bf16 is False  # as its precision says
+    assert (
+        training.asynchronous
+        and not read_training(stage / "stage.yaml", ["checkpoint.asynchronous=false"]).asynchronous
+    )
     with pytest.raises(ValueError, match="expected KEY=NUMBER with one of patches"):
         read_training(stage / "stage.yaml", [], "sources=3")
 

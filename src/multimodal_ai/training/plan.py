@@ -49,6 +49,7 @@ class Training:
     parts: Mapping[str, PartConfig] = field(default_factory=dict)
     losses: Mapping[str, float] | None = None
     bf16: bool = True
+    asynchronous: bool = True  # checkpoints: written from a copy while training goes on
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Estimate:
     """One strategy, with or without activation checkpointing. Memory in bytes per GPU, times in seconds.
 
     activations: what is there at the peak besides weights, gradients and optimizer state; moment: when that is.
+    snapshot: the copy in main memory that a checkpoint is written from; on a CPU it is part of the peak.
     micro_size: the config's, or the largest that fits where the config's does not; 0: not even one sample fits.
     """
 
@@ -80,6 +82,7 @@ class Estimate:
     gradients: float
     optimizer: float
     activations: float
+    snapshot: float
     peak: float
     moment: str
     fits: bool
@@ -224,7 +227,7 @@ class Planner:
     # -- memory -----------------------------------------------------------------------------------------------
 
     def memory(self, strategy: str, checkpointing: bool, micro: int, accumulation: int) -> dict[str, Any]:
-        """Bytes per GPU: weights, gradients, optimizer, activations, peak, and the moment of the peak."""
+        """Bytes per GPU: weights, gradients, optimizer, activations, snapshot, peak, and the moment of the peak."""
         counts, share = self.counts, self.groups(strategy)
         sharded = strategy != "ddp" and self.machine.gpus > 1
         weights, gradients = 4 * counts.all / share, 4 * counts.trained / share
@@ -243,11 +246,18 @@ class Planner:
             backward -= gradients  # the course counts them as they come
         update = weights + gradients + optimizer + self._update_bytes(strategy) + batch
         peak, moment = max((backward, "backward"), (update, "optimizer step"))
+        activations = peak - weights - gradients - optimizer
+        # The processes divide what they hold alike; steps go on while the copy is written, at their peak too.
+        snapshot = 4 * (counts.all + counts.muon + 2 * counts.adamw) / self.machine.gpus
+        snapshot = snapshot if self.training.asynchronous else 0.0
+        if self.machine.kind == "cpu":
+            peak += snapshot
         return {
             "weights": weights,
             "gradients": gradients,
             "optimizer": optimizer,
-            "activations": peak - weights - gradients - optimizer,
+            "activations": activations,
+            "snapshot": snapshot,
             "peak": peak,
             "moment": moment,
         }

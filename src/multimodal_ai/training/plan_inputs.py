@@ -56,6 +56,7 @@ def read_training(
             config.parts,
             dict(config.losses) or None,
             bf16=precision == "bf16",
+            asynchronous=config.checkpoint.asynchronous,
         )
     changed = replace(training, sample=_changed(training.sample, sample))
     return replace(changed, micro_size=micro_size or changed.micro_size, global_size=global_size or changed.global_size)

@@ -13,7 +13,9 @@ GB = 1e9
 def show_plan(plan: Plan, console: Console, title: str) -> None:
     """A table of memory and one of time, one row a strategy, and below them what the numbers rest on."""
     machine, training = plan.machine, plan.training
-    memory = _table(title, "weights", "gradients", "optimizer", "activations", "peak, GB", "fits", "largest micro")
+    memory = _table(
+        title, "weights", "gradients", "optimizer", "activations", "copy", "peak, GB", "fits", "largest micro"
+    )
     time = _table(None, "micro × steps", "s a step", "tokens/s", "hours", "cost")
     for one in plan.estimates:
         name = f"{one.strategy}{', checkpointing' if one.checkpointing else ''}"
@@ -35,6 +37,11 @@ def show_plan(plan: Plan, console: Console, title: str) -> None:
         f"memory is for micro-batches of {training.micro_size}; steps of {training.global_size} samples"
         + (f"; {plan.steps:,} steps" if plan.steps is not None else "; give --tokens for hours and cost"),
     ]
+    if training.asynchronous:
+        lines.append(
+            "copy: what a checkpoint is written from, in main memory"
+            + (" (checkpoint.asynchronous=false keeps none)" if machine.kind == "cpu" else ", so no part of the peak")
+        )
     for line in lines:
         console.print(line, highlight=False, style="dim", soft_wrap=True)
 
@@ -48,7 +55,7 @@ def _table(title: str | None, *heads: str) -> Table:
 
 
 def _memory(one: Estimate) -> list[str]:
-    parts = (one.weights, one.gradients, one.optimizer, one.activations, one.peak)
+    parts = (one.weights, one.gradients, one.optimizer, one.activations, one.snapshot, one.peak)
     fits = "[green]yes[/]" if one.fits else "[red]no[/]"
     return [*(f"{value / GB:.2f}" for value in parts), fits, f"{one.largest_micro:,}" if one.largest_micro else "none"]
 
