@@ -3,10 +3,10 @@
     python benchmarks/memory.py                       tiny and small, 1 and 2 processes on this machine's CPU
     python benchmarks/memory.py --sizes base --processes 1 --micro 16 --json rows.json
 
-Each case trains two steps through the trainer, on batches of the shape that was planned; with --save it begins to write
-a checkpoint after the first, so that the copy which that makes is there in the second. On a CPU memory is what
-torch's allocator has handed out at most (its profiler's count), on a GPU the CUDA allocator's maximum; both leave
-out what a kernel library takes for itself. A GPU is used where there is one, by a single process.
+Each case trains three steps through the trainer, on batches of the shape that was planned, without checkpoints; three,
+because some parameters have a gradient and state from the second on only. On a CPU memory is what torch's allocator has
+handed out at most (its profiler's count), on a GPU the CUDA allocator's maximum; both leave out what a kernel library
+takes for itself. A GPU is used where there is one, by a single process.
 """
 
 from __future__ import annotations
@@ -51,7 +51,6 @@ class Case:
     checkpointing: bool = False
     bf16: bool = False
     optimizer: str = "muon"
-    save: bool = False
 
 
 class Same(Dataset[Batch]):
@@ -68,7 +67,7 @@ def predicted(case: Case) -> float:
     """Bytes of one process at the peak, as the plan has them."""
     training = Training(
         case.model, case.sample, case.micro, case.micro * case.accumulation * case.processes, bf16=case.bf16,
-        optimizer=OptimizerConfig(name=case.optimizer), asynchronous=case.save,  # type: ignore[arg-type]
+        optimizer=OptimizerConfig(name=case.optimizer), asynchronous=False,  # type: ignore[arg-type]
     )  # fmt: skip
     kind: Any = "cuda" if torch.cuda.is_available() else "cpu"
     planner = Planner(training, Machine(case.processes, case.processes, 1e15, kind=kind))
@@ -76,19 +75,19 @@ def predicted(case: Case) -> float:
 
 
 def train(case: Case, folder: str) -> None:
-    """Train two steps as one process of the group, and write the peak, in bytes, to FOLDER/RANK."""
+    """Train three steps as one process of the group, and write the peak, in bytes, to FOLDER/RANK."""
     cuda = torch.cuda.is_available()
     config = TrainerConfig.model_validate(
         {
             "stage": "pretraining",
             "output_dir": folder + "/run",
-            "schedule": {"steps": 2, "decay": 0},
+            "schedule": {"steps": 3, "decay": 0},
             "batch": {"micro_size": case.micro, "global_size": case.micro * case.accumulation * case.processes},
             "optimizer": {"name": case.optimizer},
             "precision": "bf16" if case.bf16 else "fp32",
             "strategy": case.strategy,
             "activation_checkpointing": case.checkpointing,
-            "checkpoint": {"every_steps": 1, "every_seconds": None},
+            "checkpoint": {"every_seconds": None},
             "logging": {"trackers": [], "progress": False},
         }
     )
@@ -97,10 +96,7 @@ def train(case: Case, folder: str) -> None:
             model = MultimodalModel(case.model)
         batch = synthetic_batch(case.model, case.sample, case.micro)
         trainer = Trainer(config, TrainingObjective(model), Same(batch))
-        save = trainer.checkpointer.save
-        trainer.checkpointer.save = (  # type: ignore[method-assign]
-            lambda step, *state: save(step, *state) if case.save and step == 1 else None
-        )
+        trainer.checkpointer.save = lambda *_: None  # type: ignore[method-assign, assignment]
         trainer._save_model = lambda: config.output_dir  # type: ignore[method-assign]
         trainer.train()
         del trainer, model, batch
@@ -132,7 +128,6 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["tiny", "small"])
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--micro", type=int, default=16)
-    parser.add_argument("--save", action="store_true", help="write a checkpoint beside the second step")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
@@ -143,12 +138,11 @@ def main() -> None:
             for strategy in ["ddp"] if processes == 1 else ["ddp", "fsdp2", "hsdp"]:
                 for bf16, checkpointing, accumulation in ((False, False, 1), (True, False, 2), (True, True, 1)):
                     case = Case(
-                        model, SampleShape(), options.micro, accumulation, processes, strategy, checkpointing, bf16,
-                        save=options.save,
-                    )  # fmt: skip
+                        model, SampleShape(), options.micro, accumulation, processes, strategy, checkpointing, bf16
+                    )
                     said, was = predicted(case), measured(case)
                     rows.append({"model": size, "processes": processes, "strategy": strategy, "bf16": bf16,
-                                 "checkpointing": checkpointing, "accumulation": accumulation, "save": options.save,
+                                 "checkpointing": checkpointing, "accumulation": accumulation,
                                  "predicted_bytes": said, "measured_bytes": was, "ratio": said / was})  # fmt: skip
                     print(
                         f"{size}, {processes}, {strategy}, {checkpointing}, {'bf16' if bf16 else 'fp32'}, "

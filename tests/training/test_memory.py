@@ -10,12 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from toy import run_processes
+from toy import run_processes, toy_config
 
 from multimodal_ai.models import ModelConfig
 from multimodal_ai.models.describe import SampleShape
+from multimodal_ai.models.multimodal_model import MultimodalModel
+from multimodal_ai.training import checkpoint
+from multimodal_ai.training.config import OptimizerConfig
+from multimodal_ai.training.losses import TrainingObjective
 from multimodal_ai.training.memory import LiveBytes, allocated_peak, measure_activations
+from multimodal_ai.training.plan import Machine, Planner, Training
 from multimodal_ai.training.synthetic import image_grid, synthetic_batch
+from multimodal_ai.training.trainer import Trainer
 
 STACK = {"width": 64, "layers": 4, "heads": 4, "kv_heads": 2, "hidden": 160}
 MODEL = ModelConfig.model_validate(
@@ -40,14 +46,9 @@ def train_case(options: dict[str, Any], folder: str) -> None:
     loaded.train(loaded.Case(MODEL, SAMPLE, **options), folder)
 
 
-@pytest.mark.parametrize(
-    "checkpointing, bf16, accumulation, save",
-    [(False, False, 1, False), (False, True, 2, False), (True, False, 1, False), (True, False, 1, True)],
-)
-def test_one_process_needs_what_the_plan_says(
-    tmp_path: Path, checkpointing: bool, bf16: bool, accumulation: int, save: bool
-):
-    options = {"micro": 32, "accumulation": accumulation, "checkpointing": checkpointing, "bf16": bf16, "save": save}
+@pytest.mark.parametrize("checkpointing, bf16, accumulation", [(False, False, 1), (False, True, 2), (True, False, 1)])
+def test_one_process_needs_what_the_plan_says(tmp_path: Path, checkpointing: bool, bf16: bool, accumulation: int):
+    options = {"micro": 32, "accumulation": accumulation, "checkpointing": checkpointing, "bf16": bf16}
     train_case(options, str(tmp_path))
     loaded = benchmark()
     predicted = loaded.predicted(loaded.Case(MODEL, SAMPLE, **options))
@@ -56,12 +57,31 @@ def test_one_process_needs_what_the_plan_says(
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_need_what_the_plan_says(tmp_path: Path, strategy: str):
-    options = {"micro": 32, "processes": 2, "strategy": strategy, "save": strategy == "fsdp2"}
+    options = {"micro": 32, "processes": 2, "strategy": strategy}
     run_processes(2, tmp_path, train_case, options, str(tmp_path))
     loaded = benchmark()
     predicted = loaded.predicted(loaded.Case(MODEL, SAMPLE, **options))
     measured = max(float((tmp_path / str(rank)).read_text()) for rank in range(2))
     assert predicted == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_copy_that_a_checkpoint_is_written_from_has_the_planned_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+):
+    real, copied = checkpoint.snapshot, []
+
+    def counted(tensors: dict[str, Any]) -> dict[str, Any]:
+        copied.append(sum(tensor.nbytes for tensor in tensors.values()))
+        return real(tensors)
+
+    monkeypatch.setattr(checkpoint, "snapshot", counted)
+    given = {"schedule": {"steps": 2}, "batch": {"global_size": 2, "micro_size": 2}, "optimizer": {"name": optimizer}}
+    data = benchmark().Same(synthetic_batch(MODEL, SAMPLE, 2))
+    Trainer(toy_config(tmp_path, **given), TrainingObjective(MultimodalModel(MODEL)), data).train()
+    training = Training(MODEL, SAMPLE, 2, 2, bf16=False, optimizer=OptimizerConfig(name=optimizer))  # type: ignore[arg-type]
+    planned = Planner(training, Machine(1, 1, 1e9, kind="cpu")).snapshot_bytes()
+    assert copied[-1] == pytest.approx(planned, rel=0.02)  # parameters that no loss reaches have no state
 
 
 def test_every_byte_is_counted_while_it_is_there():

@@ -246,11 +246,8 @@ class Planner:
             backward -= gradients  # the course counts them as they come
         update = weights + gradients + optimizer + self._update_bytes(strategy) + batch
         peak, moment = max((backward, "backward"), (update, "optimizer step"))
-        activations = peak - weights - gradients - optimizer
-        # The processes divide what they hold alike; steps go on while the copy is written, at their peak too.
-        snapshot = 4 * (counts.all + counts.muon + 2 * counts.adamw) / self.machine.gpus
-        snapshot = snapshot if self.training.asynchronous else 0.0
-        if self.machine.kind == "cpu":
+        activations, snapshot = peak - weights - gradients - optimizer, self.snapshot_bytes()
+        if self.machine.kind == "cpu":  # steps go on while the copy is written, at their peak too
             peak += snapshot
         return {
             "weights": weights,
@@ -261,6 +258,12 @@ class Planner:
             "peak": peak,
             "moment": moment,
         }
+
+    def snapshot_bytes(self) -> float:
+        """Main memory of the copy that a checkpoint is written from; processes divide what several have."""
+        counts = self.counts
+        whole = 4.0 * (counts.all + counts.muon + 2 * counts.adamw)
+        return whole / self.machine.gpus if self.training.asynchronous else 0.0
 
     @cached_property
     def _layers(self) -> dict[str, int]:
