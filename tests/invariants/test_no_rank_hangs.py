@@ -29,7 +29,7 @@ CALL = SampleShape(patches=0, source=12, cards=16, target=8, values=4)
 
 
 class OneKindEach(Dataset[Batch]):
-    """In every step the n-th process has samples of the n-th kind alone; a single process has all, one after another."""
+    """In every step the n-th process has samples of the n-th kind alone; a single process has all in turn."""
 
     def __init__(self, kinds: list[SampleShape]) -> None:
         self.batches = [synthetic_batch(MODEL, kind, 1) for kind in kinds]
