@@ -21,7 +21,7 @@ from typing import Any
 from multimodal_ai.data.dataset import MicroBatches
 from multimodal_ai.data.packing import Batch
 from multimodal_ai.data.tokenizer import Tokenizer
-from multimodal_ai.models.layers import Packing
+from multimodal_ai.models.attention import Packing
 from multimodal_ai.training.config import TrainConfig
 from multimodal_ai.training.run import run_training
 from multimodal_ai.utils.config import load_config

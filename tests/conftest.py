@@ -26,6 +26,11 @@ from multimodal_ai.models import ModelConfig, MultimodalModel
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)  # tests run side by side
 
+SMALL_PROCESSING = ProcessingConfig(
+    image=ImageConfig(patch_size=8, max_patches=80),
+    rendering=RenderingConfig(max_source=400, max_target=300, max_card=300),
+)
+
 
 def small_stack(**changes: Any) -> dict[str, Any]:
     """A stack that is real in every respect but size."""
@@ -46,12 +51,12 @@ def small_tokenizer(samples: dict[str, list[Sample]]) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def image_processor() -> ImageProcessor:
-    return ImageProcessor(ImageConfig(patch_size=8, max_patches=80))
+    return ImageProcessor(SMALL_PROCESSING.image)
 
 
 @pytest.fixture(scope="session")
 def renderer(small_tokenizer: Tokenizer) -> Renderer:
-    return Renderer(small_tokenizer, RenderingConfig(max_source=400, max_target=300, max_card=300))
+    return Renderer(small_tokenizer, SMALL_PROCESSING.rendering)
 
 
 def build_model(tokenizer: Tokenizer, fusion: str = "projection", seed: int = 0) -> MultimodalModel:
@@ -82,11 +87,7 @@ def small_model(small_tokenizer: Tokenizer) -> MultimodalModel:
 
 @pytest.fixture
 def engine(small_model: MultimodalModel, small_tokenizer: Tokenizer) -> Engine:
-    processing = ProcessingConfig(
-        image=ImageConfig(patch_size=8, max_patches=80),
-        rendering=RenderingConfig(max_source=400, max_target=300, max_card=300),
-    )
-    return Engine(small_model, small_tokenizer, processing)
+    return Engine(small_model, small_tokenizer, SMALL_PROCESSING)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from multimodal_ai import cli, terminal
@@ -108,7 +109,7 @@ def functions(tmp_path: Path) -> Path:
 def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Request], Reply]], StreamingRules]:
     def use(answer: Callable[[Request], Reply]) -> StreamingRules:
         rules = StreamingRules(answer)
-        monkeypatch.setattr(cli, "_engine", lambda model, device: rules)
+        monkeypatch.setattr(cli, "_engine", lambda *_: rules)
         return rules
 
     return use
@@ -247,6 +248,19 @@ def test_ctrl_c_and_sigterm_have_their_codes(monkeypatch: pytest.MonkeyPatch) ->
     assert process.wait(10) == 143
 
 
+@pytest.mark.parametrize("command", [["ask", "hi"], ["chat"], ["serve"], ["eval", "--suite", "schemas"]])
+def test_the_back_end_is_chosen_on_the_command_line(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def loaded(*_: object, backend: str, weights: str | None) -> None:
+        asked.append((backend, weights))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("multimodal_ai.inference.Engine.from_pretrained", loaded)
+    done = runner.invoke(app, [*command, "-m", "x", "--backend", "openvino", "--weights", "int8"])
+    assert "enough" in done.output and asked == [("openvino", "int8")]
+
+
 def test_a_full_disk_is_no_wrong_input(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -322,7 +336,7 @@ def test_eval_writes_json_and_checks_what_is_required(tmp_path: Path, monkeypatc
         def generate(self, requests: list[Request]) -> list[Reply]:
             return [Reply() for _ in requests]
 
-    monkeypatch.setattr(evaluation, "_engine", lambda model, device, strings: Silent())
+    monkeypatch.setattr(evaluation, "_engine", lambda *_: Silent())
     data, target = rows(tmp_path / "rows.jsonl"), tmp_path / "out.json"
     base = ["eval", "-m", "x", "-d", str(data), "--device", "cpu"]
     done = runner.invoke(app, [*base, "--json", str(target), "--require", "calls.missed_call_rate<=1"])
@@ -343,7 +357,7 @@ def test_a_suite_with_its_own_data_needs_no_data_set(monkeypatch: pytest.MonkeyP
         asked.append((context.source, context.limit, batch_size))
         return SuiteResult({"valid": 1.0})
 
-    monkeypatch.setattr(evaluation, "_engine", lambda model, device, strings: None)
+    monkeypatch.setattr(evaluation, "_engine", lambda *_: None)
     monkeypatch.setitem(evaluation.BENCHMARKS, "schemas", suite)
     base = ["eval", "-m", "x", "--suite", "schemas", "--device", "cpu"]
     done = runner.invoke(app, [*base, "--limit", "5", "--from", "there", "--require", "schemas.valid>=1"])
@@ -441,6 +455,36 @@ def test_ask_reads_images_from_files_and_stdin(engine: Any, tmp_path: Path) -> N
     assert runner.invoke(app, ["ask", "What?", "-m", "x", "-i", "-", "-i", "-"], input=b"x").exit_code == 2
 
 
+def test_ask_shows_the_answer_as_it_is_written_and_calls_once(engine: Any, functions: Path) -> None:
+    use = engine(calls_once(meter="A-17", value=7))
+    done = runner.invoke(app, ["ask", "log 7", "-m", "x", "-f", str(functions), "--approve", "--today", "2026-03-01"])
+    assert done.stdout == "Done: stored 7\n"
+    assert done.stderr.count("─ log_reading ─") == 1 and done.stderr.count("log_reading → stored 7") == 1
+    assert [str(request.today) for request in use.asked] == ["2026-03-01"] * 2
+    seen: list[str] = []
+    out = Console(file=io.StringIO())
+
+    def answer(request: Request) -> Reply:
+        return Reply("abcd")
+
+    class Watched(StreamingRules):
+        def stream(self, request: Request) -> Iterator[Delta]:
+            for delta in super().stream(request):
+                seen.append(out.file.getvalue())  # type: ignore[attr-defined]
+                yield delta
+
+    terminal.ask(Watched(answer), "x", out=out, console=Console(file=io.StringIO()))
+    assert seen == ["", "ab", "abcd"] and out.file.getvalue() == "abcd\n"  # type: ignore[attr-defined]
+
+
+def test_ask_says_what_is_wrong_with_an_image(engine: Any, tmp_path: Path) -> None:
+    engine(lambda request: Reply("x"))
+    missing = runner.invoke(app, ["ask", "x", "-m", "x", "-i", "nope.png"])
+    assert missing.exit_code == 2 and "no such file in" in missing.stderr and "dataset" not in missing.stderr
+    empty = runner.invoke(app, ["ask", "x", "-m", "x", "-i", "-"], input=b"")
+    assert empty.exit_code == 2 and "stdin" in empty.stderr
+
+
 def test_ask_names_broken_functions(engine: Any, tmp_path: Path) -> None:
     engine(lambda request: Reply("x"))
     path = tmp_path / "functions.py"
@@ -513,6 +557,22 @@ def test_chat_takes_images_and_survives_errors(engine: Any, tmp_path: Path) -> N
     assert "/image needs a file" in done.output
     assert "error: the conversation is too long" in done.output
     assert "1 images, 3 messages" in done.output  # the failed turn is not part of the history
+
+
+def test_ctrl_c_at_the_prompt_keeps_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = StreamingRules(lambda request: Reply("fine"))
+    lines = iter(["hi", KeyboardInterrupt(), "again", "/quit"])
+
+    def typed(self: Console, *_: Any, **__: Any) -> str:
+        line = next(lines)
+        if isinstance(line, KeyboardInterrupt):
+            raise line
+        return str(line)
+
+    monkeypatch.setattr(Console, "input", typed)
+    terminal.chat(rules, console=Console(file=io.StringIO()))
+    assert [message["content"] for message in rules.asked[-1].messages] == ["hi", "fine", "again"]
+    assert rules.asked[-1].today is not None
 
 
 def test_exit_codes_of_outcomes() -> None:

@@ -16,6 +16,7 @@ import json
 import re
 import signal
 import sys
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -27,9 +28,15 @@ from rich.table import Table
 from multimodal_ai.cli_common import AIM_MISSED, McpOption, SetOption, command_group, err, out
 from multimodal_ai.cli_scale import checkpoint_app, plan
 from multimodal_ai.cli_tools import config_app, data_app, functions_app, model_app, tokenizer_app
+from multimodal_ai.shipped import model_folder, model_name
 
 if TYPE_CHECKING:
+    import contextlib
+
+    from fastapi import FastAPI
+
     from multimodal_ai.inference import Engine
+    from multimodal_ai.serving import ServerConfig
 
 app = command_group(
     "Train, evaluate and use models that see, read and call functions.\n\n"
@@ -48,8 +55,19 @@ for _name, _sub in (
 app.command()(plan)
 
 
-ModelOption = Annotated[Path, typer.Option("--model", "-m", help="Folder of a trained model, such as runs/quickstart.")]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--model", "-m", help="Folder of a trained model, such as runs/quickstart. Default: the one that comes along."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
+BackendOption = Annotated[
+    str, typer.Option(help="What runs the decoder: torch, openvino, or auto: OpenVINO on a CPU where it is installed.")
+]
+WeightsOption = Annotated[
+    str | None, typer.Option(help="Weights of OpenVINO's decoder: fp32 (default), bf16 or int8; docs/performance.md.")
+]
 
 
 def _version(shown: bool) -> None:
@@ -187,7 +205,7 @@ _REQUIREMENT = re.compile(r"(\w+)\.([^<>=]+?)\s*(>=|<=)\s*([-+.\deE]+)")
 
 @app.command("eval")
 def evaluate(
-    model: ModelOption,
+    model: ModelOption = None,
     data: Annotated[
         list[Path] | None, typer.Option("--data", "-d", help="JSONL, Parquet or a folder. Repeatable.")
     ] = None,
@@ -212,6 +230,8 @@ def evaluate(
         typer.Option(metavar="SUITE.METRIC>=VALUE", help="Exit with 1 where this is not reached. Repeatable."),
     ] = None,
     device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    weights: WeightsOption = None,
 ) -> None:
     """Measure a model on data it has not seen; docs/evaluation.md says what each suite measures.
 
@@ -222,7 +242,17 @@ def evaluate(
 
     wanted = [_requirement(text) for text in require or ()]
     results = evaluate_folder(
-        model, data or (), suite or (), limit, json_out, batch_size, _device(device), source, copied_strings
+        model_folder(model),
+        data or (),
+        suite or (),
+        limit,
+        json_out,
+        batch_size,
+        _device(device),
+        source,
+        copied_strings,
+        backend,
+        weights,
     )
     if not is_main_process():
         return
@@ -265,10 +295,10 @@ def _device(name: str) -> str:
     return name
 
 
-def _engine(model: Path, device: str) -> Engine:
+def _engine(model: Path | None, device: str, backend: str, weights: str | None) -> Engine:
     from multimodal_ai.inference import Engine
 
-    return Engine.from_pretrained(model, _device(device))
+    return Engine.from_pretrained(model_folder(model), _device(device), backend=backend, weights=weights)
 
 
 # -- using a model --------------------------------------------------------------------------------------
@@ -277,7 +307,7 @@ def _engine(model: Path, device: str) -> Engine:
 @app.command()
 def ask(
     request: Annotated[str, typer.Argument(help="What you want, in words.")],
-    model: ModelOption,
+    model: ModelOption = None,
     image: Annotated[
         list[str] | None, typer.Option("--image", "-i", help="An image file, or - for stdin. Repeatable.")
     ] = None,
@@ -304,9 +334,14 @@ def ask(
     max_steps: Annotated[int, typer.Option(min=1, help="Turns of the model at most.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a turn at most.")] = 256,
     copied_strings: CopiedOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    today: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help='The day "tomorrow" is counted from. Default: today.')
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Write every step, with where each value came from, here.")] = None,
     device: DeviceOption = "cpu",
+    backend: BackendOption = "auto",
+    weights: WeightsOption = None,
 ) -> None:
     """Ask once: the model answers, or calls your functions and then answers.
 
@@ -319,10 +354,10 @@ def ask(
 
     chosen = _approval(approve, deny, ask_me)
     wanted = terminal.read_response_format(response_format)
-    images = [sys.stdin.buffer.read() if name == "-" else name for name in image or ()]
     if (image or []).count("-") > 1:
         raise ValueError("--image -: stdin can give one image only")
-    engine = _engine(model, device)
+    images = [_piped_image() if name == "-" else terminal.image_file(name) for name in image or ()]
+    engine = _engine(model, device, backend, weights)
     engine.strings = "copied" if copied_strings else "free"
     outcome = terminal.ask(
         engine,
@@ -336,12 +371,20 @@ def ask(
         max_tokens=max_tokens,
         response_format=wanted,
         trace=trace,
+        today=today.date() if today else None,
+        console=err,
+        out=None if as_json else out,
     )
     if as_json:
         sys.stdout.write(json.dumps(outcome.to_json(), ensure_ascii=False) + "\n")
-    else:
-        outcome.show(out, err)
     raise typer.Exit(outcome.exit_code(require_call))
+
+
+def _piped_image() -> bytes:
+    piped = sys.stdin.buffer.read()
+    if not piped:
+        raise ValueError("--image -: nothing came in on stdin; pipe an image file into it")
+    return piped
 
 
 def _approval(approve: bool, deny: bool, ask_me: bool) -> str:
@@ -353,7 +396,7 @@ def _approval(approve: bool, deny: bool, ask_me: bool) -> str:
 
 @app.command()
 def chat(
-    model: ModelOption,
+    model: ModelOption = None,
     functions: Annotated[
         Path | None,
         typer.Option("--functions", "-f", help="Python file whose functions the model may call. It is run."),
@@ -363,6 +406,8 @@ def chat(
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a turn at most.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 always takes the likeliest token.")] = 0.0,
     device: DeviceOption = "cpu",
+    backend: BackendOption = "auto",
+    weights: WeightsOption = None,
 ) -> None:
     """Chat in the terminal. Inside: /image FILE, /functions, /reset, /help, /quit.
 
@@ -371,7 +416,7 @@ def chat(
     from multimodal_ai import terminal
 
     terminal.chat(
-        _engine(model, device),
+        _engine(model, device, backend, weights),
         functions=functions,
         mcp=mcp or (),
         system=system,
@@ -382,12 +427,14 @@ def chat(
 
 @app.command()
 def serve(
-    model: ModelOption,
+    model: ModelOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all, and then with --api-keys.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
-    name: Annotated[str | None, typer.Option(help="What clients give as `model`. Default: the folder's name.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What clients give as `model`. Default: the folder's name, or default.")
+    ] = None,
     api_keys: Annotated[
         Path | None, typer.Option("--api-keys", help="File with a line `name key` for each key; without: no keys.")
     ] = None,
@@ -396,31 +443,71 @@ def serve(
         typer.Option("--functions", "-f", help="Python file whose functions x_execute may run here. It is run."),
     ] = None,
     mcp: McpOption = None,
+    ray: Annotated[
+        bool,
+        typer.Option("--ray", help="Replicas over Ray Serve, on one machine or many; --set ray.max_replicas=4, …."),
+    ] = False,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    weights: WeightsOption = None,
 ) -> None:
     """Serve the OpenAI API: chat with images, functions and streams. SIGTERM drains; docs/serving.md has the limits.
 
     [bold]Example[/]: multimodal-ai serve -m runs/quickstart --set max_running=32
     """
     try:
-        from multimodal_ai.serving import ServerConfig, create_app
+        from multimodal_ai.serving import ServerConfig
         from multimodal_ai.serving import serve as run
         from multimodal_ai.serving.config import read_keys
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed; run: pip install 'multimodal-ai[serve]'") from None
     import contextlib
+    from functools import partial
 
-    from multimodal_ai import terminal
     from multimodal_ai.utils.config import parse_config
 
     keys = read_keys(api_keys) if api_keys else {}
-    given = {"model_name": name or model.resolve().name, "key_hashes": keys}
+    given = {"model_name": name or model_name(model), "key_hashes": keys}
     config = parse_config(ServerConfig, given, overrides or ())
+    build = partial(
+        _application,
+        config,
+        model_folder(model).resolve(),
+        device,
+        backend,
+        weights,
+        functions and functions.resolve(),
+        tuple(mcp or ()),
+    )
+    if ray:
+        from multimodal_ai.serving.replicas import serve_replicas
+
+        serve_replicas(build, config, host, port)
+        return
+    if config.ray != ServerConfig().ray:
+        raise ValueError("ray.… is set, but --ray is not given; add it, or drop the setting")
     with contextlib.ExitStack() as stack:
-        registry = terminal.open_functions(functions, mcp or (), stack, err)
-        application = create_app(_engine(model, device), config, registry)
-        run(application, host, port)
+        run(build(stack), host, port)
+
+
+def _application(
+    config: ServerConfig,
+    model: Path,
+    device: str,
+    backend: str,
+    weights: str | None,
+    functions: Path | None,
+    mcp: tuple[str, ...],
+    stack: contextlib.ExitStack,
+) -> FastAPI:
+    """The application of a server or of a replica; what it opens is closed with `stack`."""
+    from multimodal_ai import terminal
+    from multimodal_ai.cli_common import err
+    from multimodal_ai.serving import create_app
+
+    registry = terminal.open_functions(functions, mcp, stack, err)
+    return create_app(_engine(model, device, backend, weights), config, registry)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

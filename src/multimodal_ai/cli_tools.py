@@ -17,7 +17,7 @@ from multimodal_ai.cli_common import AIM_MISSED, McpOption, SetOption, command_g
 tokenizer_app = command_group("Train a tokenizer.")
 data_app = command_group("Look at, check and prepare data.")
 functions_app = command_group("Look at functions that a model may call.")
-model_app = command_group("Look at models.")
+model_app = command_group("Look at models, and pack them.")
 config_app = command_group("Look at configuration.")
 
 
@@ -184,6 +184,22 @@ def model_describe(
             table.add_section()
         table.add_row(part.name, escape(part.shape), f"{part.parameters:,}", f"{part.flops / 1e9:,.3f}")
     out.print(table)
+
+
+@model_app.command("pack")
+def model_pack(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained model, such as runs/quickstart.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the packed model.")],
+    weights: Annotated[str, typer.Option(help="How to store the weights: int8, bfloat16 or float32.")] = "int8",
+) -> None:
+    """Copy a model with smaller weights on disk. It loads like any other; in memory they are float32 again.
+
+    [bold]Example[/]: multimodal-ai model pack runs/quickstart --out models/mine --weights int8
+    """
+    from multimodal_ai.inference.packing import pack
+
+    size = pack(model, folder, weights)
+    out.print(f"{folder}: {size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
 
 
 @config_app.command("reference")

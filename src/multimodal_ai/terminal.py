@@ -8,6 +8,7 @@ a value out of a function's result is asked about, or denied where nobody can be
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import sys
 import time
@@ -27,6 +28,7 @@ from multimodal_ai.functions.loop import FunctionLoop, LoopPolicy, LoopResult, P
 from multimodal_ai.functions.mcp import McpServer
 from multimodal_ai.functions.registry import FunctionRegistry, load_functions
 from multimodal_ai.functions.schema import FunctionSpec, canonical_arguments, validate_arguments
+from multimodal_ai.functions.trace import Event
 from multimodal_ai.inference.requests import Call, Delta, Reply, Request
 
 NO_CALL, DENIED, FUNCTION_FAILED = 3, 4, 5  # exit codes of `ask`
@@ -45,7 +47,7 @@ class Streaming(Protocol):
 
 
 class Responder:
-    """The engine as the function loop sees it; remembers every reply."""
+    """The engine as the function loop sees it; remembers every reply. `today` goes with every request."""
 
     def __init__(
         self,
@@ -60,15 +62,13 @@ class Responder:
         self.response_format = response_format
         self.on_results, self.on_delta = on_results, on_delta
         self.replies: list[Reply] = []
+        self.today: datetime.date | None = None
         self._told = 0
 
     def __call__(
         self, messages: list[dict[str, Any]], functions: Sequence[FunctionSpec], images: Sequence[Any], tool_choice: Any
     ) -> Reply:
-        results = [message for message in messages if message["role"] == "tool"]
-        if len(results) > self._told:
-            self.on_results(results[self._told :])
-        self._told = len(results)
+        self.tell(messages)
         request = Request(
             messages=messages,
             tools=functions,
@@ -77,6 +77,7 @@ class Responder:
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             response_format=self.response_format,
+            today=self.today,
         )
         reply = Reply()
         for delta in self.engine.stream(request):
@@ -85,9 +86,16 @@ class Responder:
         self.replies.append(reply)
         return reply
 
-    def start(self, told: int) -> None:
+    def start(self, told: int, today: datetime.date) -> None:
         """Forget former replies; `told` results of functions stand in the conversation already."""
-        self.replies, self._told = [], told
+        self.replies, self._told, self.today = [], told, today
+
+    def tell(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Pass on the results of functions that are new in a conversation."""
+        results = [message for message in messages if message["role"] == "tool"]
+        if len(results) > self._told:
+            self.on_results(results[self._told :])
+        self._told = len(results)
 
 
 # -- asking once ----------------------------------------------------------------------------------------
@@ -120,20 +128,12 @@ class Outcome:
         unfinished = bool(self.calls) and self.calls[-1]["status"] != "finished"
         return FUNCTION_FAILED if unfinished or self.stopped_because != "answer" or self.format_errors else 0
 
-    def show(self, out: Console, err: Console) -> None:
-        """Calls and how they ended to stderr, the answer to stdout."""
-        for call in self.calls:
-            origins = {name: source["origin"] for name, source in call["sources"].items()}
-            sure = {name: source["confidence"] for name, source in call["sources"].items()}
-            body = Group(
-                call_table(call["arguments"], origins, sure), Text(f"{call['status']}: {call['result']}", style="dim")
-            )
-            err.print(_panel(call["name"], call["confidence"], body))
+    def show_end(self, err: Console) -> None:
+        """Why it ended, where that was not the answer, and what is wrong with its format."""
         if self.stopped_because != "answer":
             err.print(f"stopped: {self.stopped_because.replace('_', ' ')}", style="yellow", highlight=False)
         for problem in self.format_errors:
             err.print(f"the answer does not fit the format: {problem}", style="yellow", markup=False, highlight=False)
-        out.print(self.answer, markup=False, highlight=False, soft_wrap=True)
 
 
 def ask(
@@ -149,7 +149,9 @@ def ask(
     max_tokens: int = 256,
     response_format: Mapping[str, Any] | None = None,
     trace: Path | None = None,
+    today: datetime.date | None = None,
     console: Console | None = None,
+    out: Console | None = None,
 ) -> Outcome:
     """Put one request through the function loop.
 
@@ -158,6 +160,9 @@ def ask(
         approval: for calls with side effects: "approve", "deny" or "ask".
         response_format: binds the answer, not the calls; see `read_response_format`.
         trace: where to write what happened, as JSON lines.
+        today: the day that "tomorrow" is counted from; the present one by default.
+        console: for questions, and for cards of calls where the answer is shown.
+        out: where the answer is shown as it comes; nowhere by default.
 
     Raises:
         ValueError: the request does not fit the model, an image cannot be read, the functions are broken.
@@ -165,14 +170,27 @@ def ask(
     console = console or _stderr()
     with contextlib.ExitStack() as stack:
         registry = open_functions(functions, mcp, stack, console)
+        display = Display(out, console) if out is not None else None
         responder = Responder(engine, max_tokens, response_format=response_format)
-        loop = FunctionLoop(responder, registry, _policy(approval, max_steps), approver(approval, console))
+        if display is not None:
+            responder.on_results, responder.on_delta = display.results, display.delta
+        today = today or datetime.date.today()
+        responder.start(0, today)
+        policy = _policy(approval, today, max_steps)
+        loop = FunctionLoop(responder, registry, policy, approver(approval, console, display))
+        if display is not None:
+            loop.on_event = display.event
         messages = [{"role": "system", "content": system}] if system else []
         began = time.monotonic()
         result = loop.run([*messages, user_message(request, len(images))], images)
+        responder.tell(result.messages)
         if trace is not None:
             result.trace.save(trace)
-        return _outcome(result, responder.replies, time.monotonic() - began)
+        outcome = _outcome(result, responder.replies, time.monotonic() - began)
+        if out is not None:
+            out.print()
+            outcome.show_end(console)
+        return outcome
 
 
 def open_functions(
@@ -222,6 +240,14 @@ def read_response_format(given: str | None) -> dict[str, Any] | None:
     return {"type": "json_schema", "json_schema": {"schema": schema}}
 
 
+def image_file(path: str) -> str:
+    """The path of an image that a person named. Raises FileNotFoundError in words for a person."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: no such file" + ("" if file.is_absolute() else f" in {Path.cwd()}"))
+    return str(file)
+
+
 def user_message(text: str, images: int = 0) -> dict[str, Any]:
     """A user turn with so many images before its text."""
     if not images:
@@ -229,9 +255,10 @@ def user_message(text: str, images: int = 0) -> dict[str, Any]:
     return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}
 
 
-def _policy(approval: str, max_steps: int = 8) -> LoopPolicy:
+def _policy(approval: str, today: datetime.date, max_steps: int = 8) -> LoopPolicy:
     # Whoever says --approve has decided about low confidence; where a value came from is still looked at.
-    return LoopPolicy(auto_approve=approval == "approve", auto_approve_confidence=0.0, max_steps=max_steps)
+    approved = approval == "approve"
+    return LoopPolicy(auto_approve=approved, auto_approve_confidence=0.0, max_steps=max_steps, today=today)
 
 
 def _outcome(result: LoopResult, replies: Sequence[Reply], seconds: float) -> Outcome:
@@ -267,10 +294,11 @@ def _stderr() -> Console:
 Decision = Literal["allow", "deny"] | Mapping[str, Any]
 
 
-def approver(approval: str, console: Console) -> Callable[[ProposedCall], Decision]:
+def approver(approval: str, console: Console, display: Display | None = None) -> Callable[[ProposedCall], Decision]:
     """Who decides about a call with side effects, under "approve", "deny" or "ask".
 
-    Under "approve" the loop only comes here with calls it has doubts about.
+    Under "approve" the loop only comes here with calls it has doubts about. A call that is asked about needs no other
+    card on the display.
     """
 
     def refuse(call: ProposedCall) -> Decision:
@@ -278,6 +306,8 @@ def approver(approval: str, console: Console) -> Callable[[ProposedCall], Decisi
         return "deny"
 
     def prompt(call: ProposedCall) -> Decision:
+        if display is not None:
+            display.shown.add(call.id)
         return ask_approval(call, console)
 
     if approval == "deny" or (approval == "approve" and not sys.stdin.isatty()):
@@ -342,6 +372,58 @@ def _panel(name: str, confidence: float | None, body: Any, style: str = "cyan") 
     return Panel(body, title=title, title_align="left", subtitle=sure, subtitle_align="right", border_style=style)
 
 
+# -- what happens, as it happens -------------------------------------------------------------------------
+
+
+class Display:
+    """Shows a run while it goes on: text as it is written, a card for each call, and what it gave.
+
+    out: for text; err: for everything else. The same console serves for both.
+    """
+
+    def __init__(self, out: Console, err: Console) -> None:
+        self.out, self.err = out, err
+        self.start()
+
+    def start(self) -> None:
+        """A new run begins."""
+        self.shown: set[str] = set()  # calls that have a card, by id
+        self._calls: list[Call] = []
+        self._in_text = False
+
+    def delta(self, delta: Delta) -> None:
+        """Take a piece of a reply."""
+        if delta.kind == "text":
+            self.out.print(delta.text, end="", markup=False, highlight=False, soft_wrap=True)
+            self._in_text = True
+        elif delta.kind == "call_end" and delta.call is not None:
+            self._calls.append(delta.call)
+
+    def event(self, event: Event) -> None:
+        """Take a step of a call; it gets its card when it starts."""
+        if event.kind == "started" and event.call <= len(self._calls):
+            self._card(self._calls[event.call - 1])
+
+    def results(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Take what calls gave; one that never started gets its card now."""
+        for result in results:
+            for call in self._calls:
+                if call.id == result["tool_call_id"]:
+                    self._card(call)
+            self.err.print(Text(f"{result['name']} → {result['content']}", style="dim"))
+
+    def _card(self, call: Call) -> None:
+        if call.id in self.shown:
+            return
+        self.shown.add(call.id)
+        if self._in_text and self.out is self.err:
+            self.err.print()
+            self._in_text = False
+        origins = {name: source.origin for name, source in call.sources.items()}
+        sure = {name: source.confidence for name, source in call.sources.items()}
+        self.err.print(_panel(call.name, call.confidence, call_table(call.arguments, origins, sure)))
+
+
 # -- chatting -------------------------------------------------------------------------------------------
 
 
@@ -375,10 +457,10 @@ class Chat:
         console: Console,
     ) -> None:
         self.console, self.registry = console, registry
+        self.display = Display(console, console)
         self.responder = Responder(
-            engine, max_tokens, temperature, on_results=self._show_results, on_delta=self._show_delta
+            engine, max_tokens, temperature, on_results=self.display.results, on_delta=self.display.delta
         )
-        self.loop = FunctionLoop(self.responder, self.registry, _policy("ask"), approver("ask", console))
         self.opening = [{"role": "system", "content": system}] if system else []
         self.reset()
 
@@ -398,6 +480,9 @@ class Chat:
             except EOFError:
                 self.console.print()
                 return
+            except KeyboardInterrupt:
+                self.console.print("\n/quit or Ctrl-D leaves", style="dim")
+                continue
             if line in ("/quit", "/exit", "/q"):
                 return
             try:
@@ -433,7 +518,7 @@ class Chat:
 
         if not path:
             raise ValueError("/image needs a file, for example /image meter.png")
-        file = str(Path(path.strip("'\"")).expanduser())
+        file = image_file(path.strip("'\""))
         pixels = ImageProcessor().load(file)
         self.waiting.append(file)
         self.console.print(f"{pixels.shape[2]} × {pixels.shape[1]} pixels, goes with your next message", style="dim")
@@ -441,29 +526,18 @@ class Chat:
     def _say(self, text: str) -> None:
         messages = [*self.messages, user_message(text, len(self.waiting))]
         images = [*self.images, *self.waiting]
-        self.responder.start(sum(message["role"] == "tool" for message in messages))
-        result = self.loop.run(messages, images)
+        today = datetime.date.today()  # a chat may go on past midnight
+        self.responder.start(sum(message["role"] == "tool" for message in messages), today)
+        self.display.start()
+        approve = approver("ask", self.console, self.display)
+        loop = FunctionLoop(self.responder, self.registry, _policy("ask", today), approve, self.display.event)
+        result = loop.run(messages, images)
+        self.responder.tell(result.messages)
         self.console.print()
         if result.stopped_because != "answer":
             reason = result.stopped_because.replace("_", " ")
             self.console.print(f"stopped: {reason}", style="yellow", highlight=False)
         self.messages, self.images, self.waiting = result.messages, images, []
-
-    def _show_delta(self, delta: Delta) -> None:
-        if delta.kind == "text":
-            self.console.print(delta.text, end="", markup=False, highlight=False, soft_wrap=True)
-        elif delta.kind == "call_end" and delta.call is not None:
-            self.console.print(_call_panel(delta.call))
-
-    def _show_results(self, results: Sequence[Mapping[str, Any]]) -> None:
-        for result in results:
-            self.console.print(Text(f"{result['name']} → {result['content']}", style="dim"))
-
-
-def _call_panel(call: Call) -> Panel:
-    origins = {name: source.origin for name, source in call.sources.items()}
-    sure = {name: source.confidence for name, source in call.sources.items()}
-    return _panel(call.name, call.confidence, call_table(call.arguments, origins, sure))
 
 
 def _enable_line_editing() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from multimodal_ai.data.messages import Message, Sample
 from multimodal_ai.data.rendered_call import render_call
@@ -193,3 +195,25 @@ def test_what_cannot_be_dropped_is_refused(renderer: Renderer) -> None:
         dropping(renderer, 60).source(shown, [(2, 2)])
     cut = dropping(renderer, len(whole.ids) - 1).source(shown, [(2, 2)])  # what stands before it may
     assert cut.dropped_turns == 4 and [cut.role[position] for position, _, _ in cut.slots] == [IMAGE]
+
+
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=4), st.booleans())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_parts_are_found_again_in_the_source(renderer: Renderer, texts: list[str], shown: bool) -> None:
+    parts: list[dict[str, str]] = [{"type": "text", "text": text} for text in texts]
+    parts.insert(1, {"type": "image"}) if shown else None
+    messages = [Message.model_validate({"role": "user", "content": content}) for content in (parts, "go on")]
+    source = renderer.source(messages, [(4, 2)] if shown else [])
+    found = {(span.message, span.part): span for span in source.parts}
+    for number, message in enumerate(messages):
+        for place, part in enumerate(message.parts):
+            span = found.pop((number, place))
+            if part.type == "image":
+                assert span.image == 0 and [slot[0] for slot in source.slots] == list(range(span.start, span.end))
+                continue
+            pieces = [
+                b" " * source.space[at] + renderer.tokenizer.token_bytes(source.ids[at])
+                for at in range(span.start, span.end)
+            ]
+            assert span.image == -1 and b"".join(pieces).decode() == part.text
+    assert not found

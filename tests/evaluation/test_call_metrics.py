@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multimodal_ai.evaluation.call_metrics import (
+    COMMON,
     ArgumentCounts,
     NamedCall,
     align_calls,
     as_named_calls,
     calls_equal,
     hallucinated_arguments,
+    similarity,
     value_type,
     values_equal,
 )
@@ -174,3 +176,28 @@ def test_calls_come_in_every_chat_shape() -> None:
     ]
     for shape in shapes:
         assert as_named_calls([shape]) == expected
+
+
+def test_each_common_argument_has_numbers_of_its_own() -> None:
+    counts = ArgumentCounts()
+    gold = NamedCall("record", {"total": "12.30", "address": "1, JALAN ABC"})
+    for _ in range(COMMON // 4):
+        counts.add([NamedCall("record", {"total": "12.30", "address": "1, jalan abd"})], [gold])
+        counts.add([NamedCall("record", {"total": "12.80"})], [gold])
+        counts.add([NamedCall("other", {"total": "12.30"})], [gold])
+        counts.add([], [gold])
+    found = counts.metrics()
+    assert found["argument_exact/record.total"] == 1 / 4
+    assert found["argument_similarity/record.total"] == pytest.approx((1 + 0.8) / 4)
+    assert found["argument_exact/record.address"] == 0
+    assert found["argument_similarity/record.address"] == pytest.approx((1 - 1 / 12) / 4)
+    counts.add([gold], [NamedCall("rare", {"x": 1})])
+    assert "argument_exact/rare.x" not in counts.metrics()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "near"),
+    [("AB", "ab", 1), ("a  b", "a b", 1), ("", "abc", 0), (None, "abc", 0), (3, 3.0, 1), (True, 1, 0), ("3", 3, 0)],
+)
+def test_how_near_a_value_comes(given: object, expected: object, near: float) -> None:
+    assert similarity(given, expected) == near

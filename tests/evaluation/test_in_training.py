@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.conftest import build_model
+from tests.conftest import SMALL_PROCESSING, build_model
 
-from multimodal_ai.data.image_processor import ImageConfig
 from multimodal_ai.data.messages import Sample
-from multimodal_ai.data.processing import ProcessingConfig
-from multimodal_ai.data.rendering import RenderingConfig
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.evaluation import in_training
 from multimodal_ai.evaluation.in_training import GeneratedExamples
@@ -19,12 +16,8 @@ from multimodal_ai.evaluation.saved_examples import read_examples
 
 @pytest.fixture
 def hook(samples: dict[str, list[Sample]], small_tokenizer: Tokenizer, tmp_path: Path) -> GeneratedExamples:
-    processing = ProcessingConfig(
-        image=ImageConfig(patch_size=8, max_patches=80),
-        rendering=RenderingConfig(max_source=400, max_target=300, max_card=300),
-    )
     shown = [sample for sample in samples["digits"] if sample.images][:2]
-    return GeneratedExamples({"digits": shown}, small_tokenizer, processing, tmp_path)
+    return GeneratedExamples({"digits": shown}, small_tokenizer, SMALL_PROCESSING, tmp_path)
 
 
 def test_every_example_has_a_row_and_its_image(

@@ -41,7 +41,7 @@ def test_a_limit_spreads_and_is_the_same_every_time() -> None:
 
 
 def test_an_unknown_suite_lists_the_known(texts: Path) -> None:
-    with pytest.raises(ValueError, match="unknown suite txt; there are text, retrieval, vqa, calls"):
+    with pytest.raises(ValueError, match="unknown suite txt; there are text, retrieval, captions, vqa, calls"):
         runner.evaluate(RuleEngine(), {"txt": texts})
 
 

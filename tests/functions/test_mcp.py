@@ -46,6 +46,7 @@ def test_tools_become_functions_and_side_effects_are_the_default(server: McpServ
     assert spec.required == ("meter", "value") and spec.parameter_schema("value")["type"] == "integer"
     assert known["last_reading"].spec.description == "Look up the last reading of a meter."
     assert server.refused == ()
+    assert {function.server for function in known.values()} == {"meters"}
 
 
 def test_calls_give_text_and_errors_are_results(server: McpServer) -> None:

@@ -15,8 +15,18 @@ from multimodal_ai.evaluation.common import to_request
 from multimodal_ai.functions.lexical import lexical_scores
 from multimodal_ai.functions.schema import FunctionSpec, validate_arguments
 from multimodal_ai.inference import Engine, Reply, Request
+from multimodal_ai.inference.decoding import decoding_backend
 from multimodal_ai.inference.sampling import Sampler, sample
 from multimodal_ai.inference.steering import without_absent
+
+
+@pytest.fixture(params=["torch", "openvino"])
+def engine(engine: Engine, request: pytest.FixtureRequest) -> Engine:
+    """Whatever is promised here holds whoever runs the decoder."""
+    if request.param == "openvino":
+        pytest.importorskip("openvino")
+    engine.backend = decoding_backend(engine.model, request.param)
+    return engine
 
 
 @pytest.fixture

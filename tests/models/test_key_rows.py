@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from multimodal_ai.models.layers import KeyRows, Packing
+from multimodal_ai.models.attention import KeyRows, Packing
 
 LISTED = [[1, 2, 3], [2, -1, -1], [-1, -1, -1], [3, 3, 1]]
 EXPECTED = [

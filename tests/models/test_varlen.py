@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from multimodal_ai.data.packing import Batch
-from multimodal_ai.models import MultimodalModel, layers
-from multimodal_ai.models.layers import Attention, AttentionLayout, KeyRows, Packing, attend
+from multimodal_ai.models import MultimodalModel, attention
+from multimodal_ai.models.attention import AttentionLayout, KeyRows, Packing, attend
+from multimodal_ai.models.layers import Attention
 from multimodal_ai.training.losses import TrainingObjective
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="varlen_attn has kernels for GPUs only")
@@ -78,7 +79,7 @@ def results(name: str, backend: str, device: str, dtype: torch.dtype, heads: int
 @pytest.mark.parametrize("name", list(layouts()))
 @pytest.mark.parametrize("heads, kv_heads", [(4, 4), (4, 2)])
 def test_packed_and_padded_agree(name: str, heads: int, kv_heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "varlen_attn", stand_in)
+    monkeypatch.setattr(attention, "varlen_attn", stand_in)
     found = results(name, "varlen", "cpu", torch.float32, heads, kv_heads)
     torch.testing.assert_close(found, results(name, "sdpa", "cpu", torch.float32, heads, kv_heads))
 
@@ -95,7 +96,7 @@ def test_the_kernel_agrees_with_the_padded_reference(name: str, heads: int, kv_h
 def test_the_whole_model_agrees(
     small_model: MultimodalModel, micro_batches: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "varlen_attn", stand_in)
+    monkeypatch.setattr(attention, "varlen_attn", stand_in)
     batch: Batch = micro_batches(12, 12)[0]
     objective = TrainingObjective(small_model)
     found = {}

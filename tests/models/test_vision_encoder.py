@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from multimodal_ai.models.attention import Packing
 from multimodal_ai.models.describe import multiply_adds
-from multimodal_ai.models.layers import Packing
-from multimodal_ai.models.vision_encoder import Stem, VisionConfig, convolution_strides
+from multimodal_ai.models.vision_encoder import Stem, VisionConfig, convolution_strides, similar_grids
 
 grids = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=4)
 
@@ -74,3 +74,23 @@ def test_strides_make_up_the_patch(size: int) -> None:
     with FlopCounterMode(display=False) as counter:
         run(layer, [image], size)
     assert counter.get_total_flops() == 2 * 6 * multiply_adds(layer)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=30))
+def test_images_of_a_group_are_padded_by_at_most_half(shapes: list[tuple[int, int]]) -> None:
+    groups = similar_grids(shapes)
+    assert sorted(number for group in groups for number in group) == list(range(len(shapes)))
+    for group in groups:
+        held = [shapes[number] for number in group if math.prod(shapes[number])]
+        padded = len(held) * max((r for r, _ in held), default=0) * max((c for _, c in held), default=0)
+        assert padded <= 1.5 * sum(map(math.prod, held))
+
+
+def test_a_line_does_not_pay_for_a_receipt() -> None:
+    layer, small = stem(8), [torch.zeros(3, 8, 64, dtype=torch.uint8)] * 6
+    flops = []
+    for images in (small, [*small, torch.zeros(3, 320, 160, dtype=torch.uint8)]):
+        with FlopCounterMode(display=False) as counter:
+            run(layer, images, 8)
+        flops.append(counter.get_total_flops() / sum(image.numel() for image in images))
+    assert flops[1] == pytest.approx(flops[0])

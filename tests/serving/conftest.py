@@ -7,22 +7,20 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from PIL import Image
 
-from multimodal_ai.data.image_processor import ImageConfig
-from multimodal_ai.data.processing import ProcessingConfig
-from multimodal_ai.data.rendering import RenderingConfig
 from multimodal_ai.data.tokenizer import Tokenizer
 from multimodal_ai.functions import FunctionRegistry
 from multimodal_ai.inference import Engine
 from multimodal_ai.serving import ServerConfig, create_app
 from multimodal_ai.serving.server import make_server
 
-from ..conftest import build_model
+from ..conftest import SMALL_PROCESSING, build_model
 
 LOG_READING = {
     "type": "function",
@@ -47,11 +45,15 @@ def data_url(width: int = 24, height: int = 16, colour: str = "red", format: str
 
 
 def small_engine(tokenizer: Tokenizer) -> Engine:
-    processing = ProcessingConfig(
-        image=ImageConfig(patch_size=8, max_patches=80),
-        rendering=RenderingConfig(max_source=400, max_target=300, max_card=300),
-    )
-    return Engine(build_model(tokenizer), tokenizer, processing)
+    return Engine(build_model(tokenizer), tokenizer, SMALL_PROCESSING)
+
+
+def save_engine(engine: Engine, folder: Path) -> Path:
+    """Write an engine as training does."""
+    engine.model.save_pretrained(folder)
+    engine.tokenizer.save(folder)
+    engine.processing.save(folder)
+    return folder
 
 
 class Running:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import openai
 import pytest
 
+from multimodal_ai.functions import FunctionRegistry
 from multimodal_ai.functions.schema import FunctionSpec, validate_arguments
 from multimodal_ai.inference import Request
 
@@ -179,3 +181,48 @@ def test_models_are_listed(running: Running) -> None:
     assert running.client.models.retrieve("small").x_embedding_width == 16
     with pytest.raises(openai.NotFoundError):
         running.client.models.retrieve("large")
+
+
+def test_what_the_model_looked_at_comes_with_its_calls(running: Running) -> None:
+    options: dict[str, Any] = {"tools": [LOG_READING], "tool_choice": "required", "max_tokens": 200}
+    plain = running.chat(PICTURE, **options)
+    options["extra_body"] = {"x_attention": True}
+    completion = whole(running.chat(PICTURE, **options))
+    assert completion == joined(list(running.chat(PICTURE, stream=True, **options)))
+    assert completion["calls"]
+    for call, without in zip(completion["calls"], whole(plain)["calls"], strict=True):
+        assert call["arguments"] == without["arguments"] and "x_attention" not in without["extra"]
+        looked = call["extra"]["x_attention"]
+        assert set(looked) == set(json.loads(call["arguments"]))
+        for seen in looked.values():
+            (image,) = seen["images"]
+            assert (image["message"], image["part"]) == (0, 0)
+            assert len(image["weights"]) == image["rows"] * image["columns"]
+            said = PICTURE[1]["text"]
+            words = [said[word["start"] : word["end"]] for word in seen["words"]]
+            assert all(word in said.split() for word in words)
+            assert {(word["message"], word["part"]) for word in seen["words"]} <= {(0, 1)}
+
+
+def test_a_run_on_the_server_tells_what_was_looked_at(start: Callable[..., Running]) -> None:
+    registry = FunctionRegistry()
+
+    @registry.function(read_only=True)
+    def look(place: str, times: int) -> str:
+        """Look somewhere."""
+        return "nothing"
+
+    running = start(registry)
+    choice = {"type": "function", "function": {"name": "look"}}
+    asked: dict[str, Any] = {"tool_choice": choice, "max_tokens": 100}
+    asked["extra_body"] = {"x_execute": True, "x_attention": True}
+    steps = running.chat("Look in the shed", **asked).x_steps
+    assert steps
+    told: dict[int, dict[str, Any]] = {}
+    for chunk in running.chat("Look in the shed", stream=True, **asked):
+        for choice in chunk.choices:
+            step = (choice.model_extra or {}).get("x_step")
+            if step and "x_attention" in step:
+                told[step["call"]] = step["x_attention"]
+    assert told == {number: step["x_attention"] for number, step in enumerate(steps, 1)}
+    assert all(set(seen) <= {"place", "times"} for seen in told.values()) and set(told[1]) == {"place", "times"}

@@ -19,6 +19,10 @@ from multimodal_ai.serving.config import key_hash, read_keys
 
 from .conftest import LOG_READING, Running, data_url, wait_until
 
+MISSPELLED: dict[str, Any] = {  # in a parameter that may be left out
+    "type": "function",
+    "function": {"name": "a", "parameters": {"type": "object", "properties": {"b": {"type": "objekt"}}}},
+}
 ENDLESS: dict[str, Any] = {"temperature": 1.5, "seed": 2, "max_tokens": 1000, "logprobs": True}
 
 
@@ -191,7 +195,7 @@ def test_its_own_functions_run_only_where_that_is_asked_for(start: Callable[...,
         assert made.x_steps[0]["name"] == name and made.x_steps[0]["status"] == status
         assert set(made.x_steps[0]["x_sources"]) == {"place"}
     assert "change" not in ran and "look" in ran
-    for wrong in ({"tools": [LOG_READING]}, {"stream": True}, {"n": 2}):
+    for wrong in ({"tools": [LOG_READING]}, {"n": 2}):
         with pytest.raises(openai.BadRequestError, match="x_execute"):
             running.chat(extra_body={"x_execute": True}, **wrong)
 
@@ -213,6 +217,8 @@ def test_without_functions_nothing_is_executed(running: Running) -> None:
         ({"extra_body": {"temprature": 1}}, "temprature"),
         ({"messages": []}, "messages"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, None),
+        ({"tools": [MISSPELLED]}, "tools"),
+        ({"tools": [MISSPELLED], "tool_choice": "none"}, "tools"),
         ({"tool_choice": {"type": "function", "function": {"name": "nobody"}}, "tools": [LOG_READING]}, None),
         ({"tool_choice": "required"}, None),
         ({"tools": [LOG_READING, LOG_READING]}, None),

@@ -83,6 +83,21 @@ def test_text_formats_and_log_probabilities(running: Running) -> None:
     assert "".join(token.token for token in scored) == response.output_text
 
 
+def test_strings_can_be_held_to_the_conversation(running: Running) -> None:
+    tool = {
+        "type": "function",
+        "name": "note",
+        "parameters": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
+    }
+    options: dict[str, Any] = {"tools": [tool], "tool_choice": "required", "max_output_tokens": 200}
+    said = "buy seven apples"
+    response = ask(running, said, extra_body={"x_strings": "copied"}, **options)
+    calls = [json.loads(item.arguments) for item in response.output if item.type == "function_call"]
+    assert calls and all(call["text"] in said for call in calls)
+    free = [json.loads(item.arguments) for item in ask(running, said, **options).output if item.type == "function_call"]
+    assert not all(call["text"] in said for call in free), "else the test says nothing"
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from multimodal_ai.cli import app
 from multimodal_ai.data.tokenizer import Tokenizer
 
-from .conftest import small_engine, wait_until
+from .conftest import save_engine, small_engine, wait_until
 
 BODY = {
     "model": "small",
@@ -30,11 +30,7 @@ BODY = {
 
 
 def test_sigterm_drains(small_tokenizer: Tokenizer, tmp_path: Path) -> None:
-    engine = small_engine(small_tokenizer)
-    folder = tmp_path / "small"
-    engine.model.save_pretrained(folder)
-    engine.tokenizer.save(folder)
-    engine.processing.save(folder)
+    folder = save_engine(small_engine(small_tokenizer), tmp_path / "small")
     command = [sys.executable, "-m", "multimodal_ai.cli", "serve", "-m", str(folder), "--port", "0", "--device", "cpu"]
     command += ["--set", "drain_seconds=120"]  # however slow the machine is
     log = tmp_path / "log"

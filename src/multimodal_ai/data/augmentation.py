@@ -24,6 +24,7 @@ class AugmentConfig(ConfigModel):
     scale: float = Field(default=0.0, ge=0, le=0.5, description="zoom by up to this share, in or out")
     rotation: float = Field(default=0.0, ge=0, le=45, description="turn by up to this many degrees, either way")
     crop: float = Field(default=0.0, ge=0, le=0.9, description="cut off up to this share of each axis, then enlarge")
+    mirror: bool = Field(default=False, description="mirror every other image left to right: not where text is read")
     brightness: float = Field(default=0.0, ge=0, le=0.9, description="multiply all channels by 1 ± this")
     contrast: float = Field(default=0.0, ge=0, le=0.9, description="multiply the distance from the mean by 1 ± this")
     jitter: float = Field(default=0.0, ge=0, le=0.9, description="multiply each colour channel by its own 1 ± this")
@@ -43,7 +44,9 @@ class AugmentConfig(ConfigModel):
 def augment(image: torch.Tensor, config: AugmentConfig, rng: torch.Generator) -> torch.Tensor:
     """`uint8[3, H, W]` to `uint8[3, H, W]`, the same for the same state of `rng`. What lies beyond the edge
     repeats the edge."""
-    u = torch.rand(14, generator=rng).tolist()  # evenly in [0, 1)
+    u = torch.rand(15, generator=rng).tolist()  # evenly in [0, 1)
+    if config.mirror and u[14] < 0.5:
+        image = image.flip(-1)
     if not (config.moves or config.recolours):
         return image
     pixels = image[None].float()

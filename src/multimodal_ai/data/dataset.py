@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from torch.utils.data import Dataset as TorchDataset
 
+from multimodal_ai.data.augmentation import AugmentConfig
 from multimodal_ai.data.examples import Example, build_example, hide_functions
 from multimodal_ai.data.function_augmentation import FunctionAugmentation, FunctionsConfig
 from multimodal_ai.data.image_processor import ImageConfig, ImageError, ImageProcessor
@@ -42,6 +43,7 @@ class SourceConfig(ConfigModel):
     objective: Literal["prefix_lm", "span_corruption", "both"] = "both"  # for plain text
     run: int = Field(default=1, ge=1)  # neighbouring rows drawn together: a shared image is then encoded once
     functions: FunctionsConfig = FunctionsConfig()  # changes of the functions that samples list
+    augment: AugmentConfig | None = None  # changes of this source's images, instead of those of data.image
 
 
 class DataConfig(ConfigModel):
@@ -126,7 +128,10 @@ class MicroBatches(TorchDataset[Batch]):
         configs = [source.config for source in self.sources]
         self.mix = Mix([len(s) for s in self.sources], [c.weight for c in configs], seed, [c.run for c in configs])
         self.renderer = Renderer(tokenizer, config.rendering)
-        self.images = ImageProcessor(config.image)
+        self.images = [
+            ImageProcessor(config.image.model_copy(update={"augment": one.augment or config.image.augment}))
+            for one in configs
+        ]
         self.seen, self.bad = 0, Counter[str]()
         self._share: tuple[int, list[Example]] = (-1, [])  # of the step last asked for
 
@@ -160,7 +165,7 @@ class MicroBatches(TorchDataset[Batch]):
                 if source.augmentation is not None:
                     key = mixed_hash(self.seed, number, epoch, row)
                     sample, hidden = source.augmentation(sample, random.Random(key))
-                example = build_example(sample, self.renderer, self.images, rng, objective)
+                example = build_example(sample, self.renderer, self.images[number], rng, objective)
                 if hidden:
                     example = hide_functions(example)
             except (TooLong, DataError, ImageError) as error:

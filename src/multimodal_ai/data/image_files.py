@@ -64,7 +64,8 @@ def decode_image(source: ImageSource, limits: ImageLimits, target: Target | None
         source: a path, the bytes of a file, a Pillow image, an array `[H, W]` or `[H, W, 1|3|4]` (uint8, uint16,
             or float in 0..1), a tensor `uint8[3, H, W]`, or a mapping with `bytes` or `path`.
         target: maps the (height, width) of the upright image to the size it will be resized to. A larger
-            JPEG is then decoded at some eighths of its size, so that each side is at least twice the target.
+            JPEG is then decoded at a half, a quarter or an eighth of its size, whichever is the smallest with each
+            side at least twice the target. (Other eighths take longer than the whole.)
 
     Raises:
         ImageError: for anything that cannot be used, with the reason.
@@ -168,12 +169,17 @@ def _decode_file(data: bytes, limits: ImageLimits, target: Target | None) -> np.
 
 def _decode_jpeg(data: bytes, size: tuple[int, int], orientation: int, target: Target | None) -> np.ndarray | None:
     """`uint8[H, W, 3]` as stored, or None where only Pillow may still read the file."""
-    min_height = min_width = 0
+    min_height = min_width = 0  # the whole
     if target is not None:
         width, height = size
         turned = orientation >= 5
         wanted = target(width, height) if turned else target(height, width)
-        min_height, min_width = (2 * side for side in (reversed(wanted) if turned else wanted))
+        least_height, least_width = (2 * side for side in (reversed(wanted) if turned else wanted))
+        for scale in (8, 4, 2):
+            scaled_height, scaled_width = -(-height // scale), -(-width // scale)
+            if scaled_height >= least_height and scaled_width >= least_width:
+                min_height, min_width = scaled_height, scaled_width
+                break
     try:
         return simplejpeg.decode_jpeg(data, "RGB", min_height=min_height, min_width=min_width)
     except ValueError:

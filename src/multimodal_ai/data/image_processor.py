@@ -108,7 +108,8 @@ class ImageProcessor:
             image = augment(image, self.config.augment, rng)
         size = self.config.patch_size
         rows, columns = height // size, width // size
-        patches = image.reshape(3, rows, size, columns, size).permute(1, 3, 0, 2, 4)
+        # Contiguous first: a copy by plane and one of whole rows are faster than one of single bytes.
+        patches = image.contiguous().view(3, rows, size, columns, size).permute(1, 3, 0, 2, 4)
         return ProcessedImage(patches.reshape(rows * columns, 3 * size * size), (rows, columns))
 
     def _size_for(self, height: int, width: int) -> tuple[int, int]:

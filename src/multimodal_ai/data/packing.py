@@ -141,7 +141,7 @@ def last_written(past: Sequence[int], token: int, space: int) -> tuple[int, ...]
 
 def standalone_texts(examples: Sequence[Example]) -> list[Card]:
     """Cards and captions of a batch, each once, in the order in which they stand in it: the longest first, for
-    neighbours are padded alike where attention is written out (models.layers).
+    neighbours are padded alike where attention is written out (models.attention).
     """
     found = {card.key: card for example in examples for card in (*example.cards, example.caption) if card is not None}
     return sorted(found.values(), key=lambda card: -len(card.ids))

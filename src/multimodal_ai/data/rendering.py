@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from multimodal_ai.data.rendered_call import CallText, render_call
 from multimodal_ai.data.tokenizer import Tokenizer
@@ -43,14 +43,28 @@ class RenderingConfig(ConfigModel):
     call_weight: float = 2.0  # loss weight of the tokens of a call, against 1 for text
 
 
+class PartSpan(NamedTuple):
+    """Tokens [start, end) of a source are part `part` of message `message`; image: its number, -1 for text."""
+
+    start: int
+    end: int
+    message: int
+    part: int
+    image: int = -1
+
+
 @dataclass
 class Source:
-    """What the encoder reads: parallel lists, one entry a token, and the slots of its images."""
+    """What the encoder reads: parallel lists, one entry a token, the slots of its images, and where its parts stand.
+
+    The tokens of a text, each behind its space, are the text's bytes again.
+    """
 
     ids: list[int] = field(default_factory=list)
     space: list[bool] = field(default_factory=list)  # a space stood before this token
     role: list[int] = field(default_factory=list)
     slots: list[tuple[int, int, int]] = field(default_factory=list)  # position, image of the sample, visual token
+    parts: list[PartSpan] = field(default_factory=list)  # of the messages, in order
     dropped_turns: int = 0  # that stood at the beginning and did not fit
 
     def special(self, token: int, role: int) -> None:
@@ -174,21 +188,24 @@ class Renderer:
         starts: list[int] = []
         opening = {"system": special.system, "user": special.user, "assistant": special.assistant}
         roles = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT, "tool": RESULT}
-        for message in messages:
+        for number, message in enumerate(messages):
             role = roles[message.role]
             starts.append(len(source.ids))
             source.special(opening.get(message.role, special.result), role)
             if message.role == "tool" and message.name:
                 source.content(self._encode(f"{message.name}: "), ASSISTANT, space)
-            for part in message.parts:
+            for place, part in enumerate(message.parts):
+                begin = len(source.ids)
                 if part.type == "text":
                     source.content(self._encode(part.text), role, space)
+                    source.parts.append(PartSpan(begin, len(source.ids), number, place))
                     continue
                 if image >= len(grids):
                     raise ValueError(f"the messages hold more image parts than the {len(grids)} images given")
                 for token in range(self._slots(grids[image])):
                     source.slots.append((len(source.ids), image, token))
                     source.special(special.image, IMAGE)
+                source.parts.append(PartSpan(begin, len(source.ids), number, place, image))
                 image += 1
             for call in message.tool_calls:
                 source.special(special.call, ASSISTANT)
@@ -218,8 +235,14 @@ class Renderer:
             if not any(begin <= position < end for position, _, _ in source.slots):
                 for values in (source.ids, source.space, source.role):
                     del values[begin:end]
-                moved = [(p - (end - begin) if p >= end else p, image, token) for p, image, token in source.slots]
-                source.slots, source.dropped_turns = moved, number - first
+                cut = end - begin
+                source.slots = [(p - cut if p >= end else p, image, token) for p, image, token in source.slots]
+                left = [span for span in source.parts if not begin <= span.start < end]
+                source.parts = [
+                    span._replace(start=span.start - cut, end=span.end - cut) if span.start >= end else span
+                    for span in left
+                ]
+                source.dropped_turns = number - first
             return
 
     def _slots(self, grid: tuple[int, int]) -> int:

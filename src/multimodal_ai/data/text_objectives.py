@@ -26,13 +26,13 @@ def text_example(
     span_corruption: random spans are replaced by mask tokens, the decoder writes each mask and its span.
     """
     special, space = renderer.tokenizer.special, renderer.tokenizer.space
-    ids = renderer.tokenizer.encode(text)
+    found = renderer.tokenizer.encode_array(text)
     limit = renderer.config.max_target - 2
     source = Source()
     source.special(special.doc, USER)
     target = Target(ids=renderer.start())
     if objective == "span_corruption" and not whole:
-        ids = ids[: renderer.config.max_source - 1]
+        ids = found[: renderer.config.max_source - 1].tolist()
         spans = min(len(special.masks), max(1, round(len(ids) * CORRUPTED / MEAN_SPAN)))
         taken = _spans(len(ids), spans, rng)
         position = 0
@@ -44,9 +44,10 @@ def text_example(
             position = end
         source.content(ids[position:], USER, space)
     else:
-        if len(ids) > limit and not whole:
-            begin = rng.randrange(len(ids) - limit + 1)
-            ids = ids[begin : begin + limit]
+        if len(found) > limit and not whole:
+            begin = rng.randrange(len(found) - limit + 1)
+            found = found[begin : begin + limit]
+        ids = found.tolist()
         split = 0 if whole else rng.randrange(len(ids) * 3 // 4 + 1)
         split = min(split, renderer.config.max_source - 1)
         source.content(ids[:split], USER, space)

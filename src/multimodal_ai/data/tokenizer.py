@@ -2,8 +2,11 @@
 
 Special tokens are vocabulary entries at the lowest ids that no merge makes and that are never matched in
 text, so nothing that a user, a file or a function writes can become one: only rendering puts them in.
-Splitting is copy-stable: a single space, a digit and most punctuation are tokens of their own, so that a
-value has the same ids inside a sentence and inside the JSON that it has to be copied into.
+Merges are copy-stable: a single space, a digit and most punctuation are tokens of their own, so that a
+value has the same ids inside a sentence and inside the JSON that it has to be copied into. They are learned on
+small pieces (`PIECES`), and no merge joins what stands in two of them; so text can be split by a coarser pattern
+(`SPLIT`), one that `fastokens` scans without a regular expression. Where `fastokens` is not installed, the
+`tokenizers` library gives the same ids.
 Nothing here may normalise text: decoding what was encoded gives the same bytes.
 """
 
@@ -12,13 +15,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from multimodal_ai.utils.logger import get_logger
+
+# One thread: data workers are one a core already, and those of a pool do not survive a fork. Read at the import.
+os.environ.setdefault("FASTOKENS_BPE_THREADS", "1")
+try:
+    from fastokens import Tokenizer as FastTokenizer
+except ImportError:  # the extra `fast` is not installed
+    FastTokenizer = None
+
+logger = get_logger(__name__)
 
 MASK_COUNT = 16
 SPECIAL_TOKENS: tuple[str, ...] = (
@@ -46,10 +62,11 @@ _UPPER = r"(?:[\p{Lu}\p{Lt}]\p{M}*)"
 _LOWER = rf"(?:[\p{{Ll}}\p{{Lm}}\p{{Lo}}&&[^{_UNSPACED}]]\p{{M}}*)"
 PIECES = "|".join(
     (
-        r"[ ]{2,}",
+        r"[ ]+(?!\S)",  # the last space before a word stands alone
         r"[ ]",
         r"[\r\n]+",
-        r"\t+",
+        r"\t+(?!\S)",
+        r"\t",
         rf"[\p{{L}}&&[{_UNSPACED}]]\p{{M}}*",
         rf"{_UPPER}*{_LOWER}+",  # a word; lower to upper case (camelCase) begins a new one
         rf"{_UPPER}+",
@@ -58,6 +75,21 @@ PIECES = "|".join(
         r"(?m:.)",  # any other character alone (in this dialect the m flag lets the dot match line breaks)
     )
 )
+# The pattern of Mistral's Tekken tokenizer, to the letter: `fastokens` knows it by its text.
+_WORD_START = r"[^\r\n\p{L}\p{N}]?"
+_ANY_UPPER, _ANY_LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+SPLIT = "|".join(
+    (
+        f"{_WORD_START}{_ANY_UPPER}*{_ANY_LOWER}+",
+        f"{_WORD_START}{_ANY_UPPER}+{_ANY_LOWER}*",
+        r"\p{N}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    )
+)
+_PROBE = 'naïve  parseJSONValue(3.14)\r\n\t\t\'s “Zürich” 東京 Привет\u0301 <|end|> 👩‍👧 {"a":[]}\0'
 
 
 @dataclass(frozen=True)
@@ -137,14 +169,7 @@ class Tokenizer:
                 f"vocab_size is {vocab_size}; it must be at least {SMALLEST_VOCAB} "
                 f"({len(SPECIAL_TOKENS)} special tokens and 256 bytes)"
             )
-        backend = tokenizers.Tokenizer(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(tokenizers.Regex(PIECES), behavior="isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
-            ]
-        )
-        backend.decoder = decoders.ByteLevel()
+        backend = _empty_backend(PIECES)
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=2,
@@ -154,6 +179,7 @@ class Tokenizer:
             max_token_length=LONGEST_TOKEN,
         )
         backend.train_from_iterator((_valid(text) for text in texts), trainer)
+        backend.pre_tokenizer = _empty_backend(SPLIT).pre_tokenizer
         # The trainer also registers the special tokens for matching in text. Only their ids are wanted.
         state = json.loads(backend.to_str())
         state["added_tokens"] = []
@@ -187,13 +213,38 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, never special ones. Half a surrogate pair, which is no UTF-8, becomes U+FFFD."""
-        return self._backend.encode(_valid(text), add_special_tokens=False).ids
+        if self._fast is None:
+            return self._backend.encode(_valid(text), add_special_tokens=False).ids
+        return self.encode_array(text).tolist()
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The same as `encode` for each text, on all cores."""
-        valid = [_valid(text) for text in texts]
-        encodings = self._backend.encode_batch_fast(valid, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+    def encode_array(self, text: str) -> np.ndarray:
+        """The same ids as uint32[T], read-only: for long texts, where a Python number costs more than its id."""
+        if self._fast is None:
+            ids = np.array(self.encode(text), dtype=np.uint32)
+            ids.flags.writeable = False
+            return ids
+        return np.frombuffer(self._fast.encode_batch_flat([_valid(text)])[0], dtype="<u4")
+
+    @cached_property
+    def _fast(self) -> Any:
+        """The same tokenizer in `fastokens`, made when it is first needed; None where it cannot be trusted."""
+        if FastTokenizer is None:
+            logger.debug("tokenizing with tokenizers: fastokens is not installed (the extra `fast`)")
+            return None
+        if _settings(self._backend) != _settings(_empty_backend(SPLIT)):
+            logger.debug("tokenizing with tokenizers: fastokens has no scanner for the way this tokenizer splits")
+            return None
+        try:
+            fast = FastTokenizer.from_json_str(self._backend.to_str())
+            same = fast.encode(_PROBE).ids == self._backend.encode(_PROBE, add_special_tokens=False).ids
+        except Exception as error:  # another version of the library may raise anything
+            logger.warning("tokenizing with tokenizers: fastokens cannot be used (%s)", error)
+            return None
+        if not same:
+            logger.warning("tokenizing with tokenizers: this version of fastokens gives other ids")
+            return None
+        logger.debug("tokenizing with fastokens")
+        return fast
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of `ids`. Bytes that are no UTF-8 become U+FFFD; special tokens are left out or named."""
@@ -222,7 +273,28 @@ class Tokenizer:
         self.__init__(tokenizers.Tokenizer.from_str(state))  # type: ignore[misc]
 
 
+def _empty_backend(pattern: str) -> tokenizers.Tokenizer:
+    """A byte-level BPE tokenizer without vocabulary that splits text by `pattern`."""
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _settings(backend: tokenizers.Tokenizer) -> dict[str, Any]:
+    """Everything that decides over ids, apart from vocabulary and merges."""
+    state = json.loads(backend.to_str())
+    return {**state, "model": {**state["model"], "vocab": None, "merges": None}}
+
+
 def _valid(text: str) -> str:
+    if text.isascii():
+        return text
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -11,15 +11,18 @@ import datetime
 import json
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 from scipy.optimize import linear_sum_assignment
 
 from multimodal_ai.functions.normalise import Fact, facts_of, is_stated
+
+COMMON = 20  # times that an argument is expected before it gets numbers of its own
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class ArgumentCounts:
     equal: int = 0
     shared: Counter[str] = field(default_factory=Counter)  # both gave the key, by type of the expected value
     shared_equal: Counter[str] = field(default_factory=Counter)
+    by_name: defaultdict[str, list[tuple[bool, float]]] = field(default_factory=lambda: defaultdict(list))
 
     def add(
         self,
@@ -92,7 +96,13 @@ class ArgumentCounts:
         for mine, gold in align_calls(given, expected):
             self.given += len(mine.arguments) if mine else 0
             self.expected += len(gold.arguments) if gold else 0
-            if mine is None or gold is None:
+            if gold is None:
+                continue
+            for key, value in gold.arguments.items():
+                got = mine.arguments.get(key) if mine else None
+                exact = mine is not None and key in mine.arguments and values_equal(got, value)
+                self.by_name[f"{gold.name}.{key}"].append((exact, similarity(got, value)))
+            if mine is None:
                 continue
             properties = (schemas or {}).get(gold.name, {}).get("properties", {})
             equal = _equal_keys(mine, gold)
@@ -103,7 +113,9 @@ class ArgumentCounts:
                 self.shared_equal[kind] += key in equal
 
     def metrics(self) -> dict[str, float]:
-        """Precision and recall of whole arguments (key and value), and exact values by type."""
+        """Precision and recall of whole arguments (key and value), exact values by type, and for every argument that is
+        expected at least `COMMON` times how often it is exact and how near it comes, 0 where it is missing.
+        """
         found = {
             "argument_precision": _share(self.equal, self.given),
             "argument_recall": _share(self.equal, self.expected),
@@ -111,7 +123,20 @@ class ArgumentCounts:
         }
         for kind in sorted(self.shared):
             found[f"argument_value_exact/{kind}"] = _share(self.shared_equal[kind], self.shared[kind])
+        for name, values in sorted(self.by_name.items()):
+            if len(values) >= COMMON:
+                found[f"argument_exact/{name}"] = sum(exact for exact, _ in values) / len(values)
+                found[f"argument_similarity/{name}"] = sum(near for _, near in values) / len(values)
         return found
+
+
+def similarity(given: object, expected: object) -> float:
+    """How near a value comes, 0 to 1: of strings, 1 less the Levenshtein distance by the longer one's length, case and
+    spacing apart; of everything else, whether they are equal.
+    """
+    if isinstance(given, str) and isinstance(expected, str):
+        return float(Levenshtein.normalized_similarity(_plain(given), _plain(expected)))
+    return float(values_equal(given, expected))
 
 
 def value_type(value: object, schema: object = None) -> str:

@@ -24,6 +24,7 @@ from multimodal_ai.evaluation import (
     arguments,
     bfcl,
     calls,
+    captions,
     injection,
     retrieval,
     schemas,
@@ -39,6 +40,7 @@ Suite = Callable[..., SuiteResult]
 SUITES: dict[str, Suite] = {
     "text": text.run,
     "retrieval": retrieval.run,
+    "captions": captions.run,
     "vqa": vqa.run,
     "calls": calls.run,
 }
@@ -53,6 +55,7 @@ BENCHMARKS: dict[str, Callable[[Any, RecipeContext, int], SuiteResult]] = {
 _JUDGED_BY: dict[str, Callable[[Sample], bool]] = {
     "text": lambda sample: sample.task == "text",
     "retrieval": retrieval.is_pair,
+    "captions": lambda sample: False,  # takes a hundred times as long as `retrieval`: only when it is asked for
     "vqa": vqa.is_question,
     "calls": lambda sample: bool(sample.specs),
 }
@@ -111,13 +114,15 @@ def evaluate_folder(
     device: str = "cpu",
     source: str | Path | None = None,
     copied_strings: bool = False,
+    backend: str = "auto",
+    weights: str | None = None,
 ) -> dict[str, SuiteResult]:
     """Evaluate a trained folder: what `multimodal-ai eval` and `scripts/eval.py` run.
 
     Suites that judge data sets pair up with them in order; one data set serves all of them, and without suites
     every suite runs on what it can judge. Suites with data of their own read files, where they need some, from
-    the folder `source`. `copied_strings`: string arguments copy words of the conversation, see `Request.strings`. Under
-    a launcher the processes share the work.
+    the folder `source`. `copied_strings`: string arguments copy words of the conversation, see `Request.strings`.
+    `backend`, `weights`: what runs the decoder, see `decoding_backend`. Under a launcher the processes share the work.
     """
     check_suites(suites)
     judging = [name for name in suites if name in SUITES]
@@ -139,7 +144,7 @@ def evaluate_folder(
     chosen: dict[str, list[Sample]] = {}
     for name, samples in pairs:
         chosen.setdefault(name, []).extend(samples)
-    engine = _engine(model, device, copied_strings)
+    engine = _engine(model, device, copied_strings, backend, weights)
     results = run_suites(engine, chosen, batch_size)
     context = RecipeContext(Path(source) if source is not None else None, limit=limit)
     results |= {name: BENCHMARKS[name](engine, context, batch_size) for name in own}
@@ -148,12 +153,12 @@ def evaluate_folder(
     return results
 
 
-def _engine(model: str | Path, device: str, copied_strings: bool) -> Any:
+def _engine(model: str | Path, device: str, copied_strings: bool, backend: str, weights: str | None) -> Any:
     """The engine of a trained folder; where a launcher started several processes, one that shares the work."""
     from multimodal_ai.inference import Engine
 
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        engine = Engine.from_pretrained(model, device)
+        engine = Engine.from_pretrained(model, device, backend=backend, weights=weights)
         engine.strings = "copied" if copied_strings else "free"
         return engine
     from accelerate import PartialState
@@ -161,7 +166,8 @@ def _engine(model: str | Path, device: str, copied_strings: bool) -> Any:
     from multimodal_ai.evaluation.sharded import ShardedEngine
 
     own = PartialState(cpu=device == "cpu").device
-    engine = Engine.from_pretrained(model, "cpu" if own.type == "cpu" else str(own))
+    place = "cpu" if own.type == "cpu" else str(own)
+    engine = Engine.from_pretrained(model, place, backend=backend, weights=weights)
     engine.strings = "copied" if copied_strings else "free"
     return ShardedEngine(engine)
 

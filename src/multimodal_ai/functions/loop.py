@@ -36,7 +36,7 @@ from multimodal_ai.functions.provenance import Origin, Provenance
 from multimodal_ai.functions.redaction import redact_text, redact_value, secret_values
 from multimodal_ai.functions.registry import FunctionRegistry, RegisteredFunction
 from multimodal_ai.functions.schema import canonical_arguments, validate_arguments
-from multimodal_ai.functions.trace import Trace, call_hash, plain_messages
+from multimodal_ai.functions.trace import Event, Trace, call_hash, plain_messages
 
 
 @dataclass
@@ -77,8 +77,9 @@ class FunctionLoop:
     """Runs a model with functions.
 
     `respond` is the model, `registry` what it may call, `approve` decides on calls with side effects: it
-    returns "allow", "deny" or the arguments to use instead, and is called in the caller's thread. It may be
-    used for many runs; the functions are those registered when a run starts.
+    returns "allow", "deny" or the arguments to use instead, and is called in the caller's thread. `on_event` is told
+    of each step of a call as it happens, perhaps in another thread; it must not raise. It may be used for many runs;
+    the functions are those registered when a run starts.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class FunctionLoop:
         registry: FunctionRegistry,
         policy: LoopPolicy | None = None,
         approve: Approve = deny,
+        on_event: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self.respond = respond
+        self.on_event = on_event
         self.registry = registry
         self.policy = policy or LoopPolicy()
         self.approve = approve
@@ -121,7 +124,8 @@ class FunctionLoop:
                 "functions": {spec.name: spec.hash for spec in specs},
                 "messages": plain_messages(messages),
                 "images": len(images),
-            }
+            },
+            listener=self.on_event,
         )
         run = _Run(trace, time.monotonic() + policy.deadline, cancel or threading.Event())
         history = [_copy(message) for message in messages]

@@ -23,6 +23,7 @@ from multimodal_ai.functions.registry import FunctionRegistry, RegisteredFunctio
 from multimodal_ai.functions.schema import FunctionSpec
 
 _MOST_PAGES = 100
+_LONGEST_NAME = 60  # characters of a server's name, which is shown
 _LONGEST_DESCRIPTION = 300  # characters; cards have a limit, and servers write for larger models
 
 
@@ -135,7 +136,11 @@ class McpServer:
         spec = FunctionSpec(f"{self.prefix}{tool.name}", description, tool.input_schema, side_effect=not read_only)
         check_schema(spec.parameters, f"function {spec.name}: parameters")
         call = functools.partial(self._call, tool.name)
-        return RegisteredFunction(spec, call, timeout=self.timeout, read_only=read_only, remote=True)
+        info = self._client.server_info
+        server = " ".join(info.name.split())[:_LONGEST_NAME] if info else ""
+        return RegisteredFunction(
+            spec, call, timeout=self.timeout, read_only=read_only, remote=True, server=server or "MCP server"
+        )
 
     def _call(self, tool: str, /, **arguments: Any) -> str:
         if self._thread is None or not self._thread.is_alive():

@@ -66,7 +66,7 @@ class RegisteredFunction:
 
     `origin` is `(kind, place, name)` with which another process finds it: kind "file" or "module". None when
     it has no place of its own (lambdas, functions inside functions). `remote`: another process does the work
-    anyway, so that isolation has nothing to add.
+    anyway, so that isolation has nothing to add. `server`: the MCP server it belongs to, as that calls itself.
     """
 
     spec: FunctionSpec
@@ -78,6 +78,7 @@ class RegisteredFunction:
     origin: tuple[str, str, str] | None = None
     remote: bool = False
     min_confidence: float | None = None
+    server: str = ""
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
         """Run the function. The arguments are copied, so it cannot change the caller's.

@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -61,7 +61,7 @@ class Trace:
     """A run: what went in, every message the run added, every event, how it ended.
 
     `header` holds the policy, the hashes of the functions, the messages at the start; `results` the text that
-    each finished call gave, by call hash.
+    each finished call gave, by call hash. `listener` is told of each event as it happens, in the thread it happens in.
     """
 
     header: dict[str, Any] = field(default_factory=dict)
@@ -70,6 +70,7 @@ class Trace:
     results: dict[str, list[str]] = field(default_factory=dict)
     answer: str = ""
     stopped_because: str = ""
+    listener: Callable[[Event], None] = field(default=lambda event: None, repr=False, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def add(
@@ -96,6 +97,7 @@ class Trace:
             )
             event = replace(event, hash=_event_hash(event, previous))
             self.events.append(event)
+        self.listener(event)
         return event
 
     def save(self, path: str | Path) -> Path:

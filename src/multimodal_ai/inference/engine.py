@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -28,10 +29,12 @@ from multimodal_ai.functions.copying import CopiedStrings
 from multimodal_ai.functions.grammar import GrammarCompiler
 from multimodal_ai.functions.provenance import mask_results
 from multimodal_ai.functions.schema import FunctionSpec
+from multimodal_ai.inference.attention_view import calls_with_attention
 from multimodal_ai.inference.cache import ContentCache
+from multimodal_ai.inference.decoding import DecodingBackend, TorchBackend, decoding_backend
 from multimodal_ai.inference.encoding import Prefilled, RequestEncoder
 from multimodal_ai.inference.reply_writer import ReplyWriter
-from multimodal_ai.inference.requests import Decision, Delta, Reply, Request
+from multimodal_ai.inference.requests import Call, Decision, Delta, Reply, Request
 from multimodal_ai.inference.retrieval import LIMIT, Retriever
 from multimodal_ai.inference.running_batch import RunningBatch
 from multimodal_ai.inference.spelled import SpelledValues
@@ -55,7 +58,8 @@ class Engine:
     """A model with its tokenizer and processing, ready to answer.
 
     Not safe for use by several threads at once, but for `prepare`; `Scheduler` answers many threads with one engine.
-    `cache_bytes` bounds what is kept of images, function cards and conversations.
+    `cache_bytes` bounds what is kept of images, function cards and conversations. `backend` runs the decoder; PyTorch
+    where none is given.
     """
 
     def __init__(
@@ -64,11 +68,13 @@ class Engine:
         tokenizer: Tokenizer,
         processing: ProcessingConfig | None = None,
         cache_bytes: int = CACHE_BYTES,
+        backend: DecodingBackend | None = None,
     ) -> None:
         if model.config.vocab_size != tokenizer.vocab_size:
             raise ValueError(f"the model knows {model.config.vocab_size} tokens, the tokenizer {tokenizer.vocab_size}")
         self.model, self.tokenizer = model.eval(), tokenizer
         self.processing = processing or ProcessingConfig()
+        self.backend: DecodingBackend = backend or TorchBackend(self.model)
         self.cache = ContentCache(cache_bytes)
         self.encoder = RequestEncoder(self.model, tokenizer, self.processing, self.cache)
         self.renderer = self.encoder.renderer
@@ -77,11 +83,19 @@ class Engine:
         self.retriever = Retriever(self.model, self.renderer, self.encoder.states, self.processing.retrieval_weights)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "cpu", cache_bytes: int = CACHE_BYTES) -> Engine:
-        """Load a folder that training wrote: weights, configs and tokenizer."""
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        device: str = "cpu",
+        cache_bytes: int = CACHE_BYTES,
+        backend: str = "auto",
+        weights: str | None = None,
+    ) -> Engine:
+        """Load a folder that training wrote: weights, configs and tokenizer. backend, weights: `decoding_backend`."""
         folder = Path(folder)
         model = MultimodalModel.from_pretrained(folder, device)
-        return cls(model, Tokenizer.load(folder), ProcessingConfig.load(folder), cache_bytes)
+        decoder = decoding_backend(model, backend, weights)
+        return cls(model, Tokenizer.load(folder), ProcessingConfig.load(folder), cache_bytes, decoder)
 
     # -- answering --------------------------------------------------------------------------------------------
 
@@ -120,7 +134,7 @@ class Engine:
 
     def new_batch(self) -> RunningBatch[Any]:
         """An empty batch, for requests to join."""
-        return RunningBatch(self.model, self.tokenizer.space)
+        return RunningBatch(self.model, self.backend, self.tokenizer.space)
 
     def join(self, batch: RunningBatch[T], prepared: Sequence[tuple[T, PreparedRequest]]) -> None:
         """Encode requests, in one pass, and put them into a batch under their tags.
@@ -159,7 +173,10 @@ class Engine:
         )
         (opening,) = self.renderer.start()
         answers_result = RESULT in example.source.role
-        return ReplyWriter(request, steering, reply, self.tokenizer, opening, answers_result, self._without_results)
+        seen = partial(calls_with_attention, self.encoder, example, today)
+        return ReplyWriter(
+            request, steering, reply, self.tokenizer, opening, answers_result, self._without_results, seen
+        )
 
     def _decided(self, example: Example, prefilled: Prefilled) -> Reply:
         """The reply as far as the head decides it before the first token."""
@@ -203,6 +220,15 @@ class Engine:
         real = batch.labels >= 0
         picked = log_probabilities.gather(-1, batch.labels.clamp(min=0)[..., None]).squeeze(-1)
         return (picked * real).double().sum(1).tolist()
+
+    def attention(self, request: Request, reply: Reply) -> list[Call]:
+        """The calls of a reply to a request, each with what the model looked at for every argument: one pass.
+
+        The same as asking for it with the request; the calls may be those of another model, or of nobody.
+        """
+        request = self.retriever.narrowed(request)
+        today = request.today or datetime.date.today()
+        return calls_with_attention(self.encoder, self.encoder.example(request), today, reply)
 
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Any]) -> Tensor:

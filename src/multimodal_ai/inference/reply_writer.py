@@ -33,7 +33,8 @@ _ORIGINS: dict[int, Origin] = {SYSTEM: "system", RESULT: "function_result"}
 @dataclass(eq=False)
 class ReplyWriter:
     """See the module's docstring. opening: the token before the first one; answers_result: a function's result
-    stands in the conversation, and text may copy from it; without_results: see `Reply`, asked where it matters.
+    stands in the conversation, and text may copy from it; without_results: see `Reply`, asked where it matters;
+    attention: gives the reply's calls with what was looked at, asked where the request asks.
     """
 
     request: Request
@@ -43,6 +44,7 @@ class ReplyWriter:
     opening: int
     answers_result: bool
     without_results: Callable[[Request], Decision]
+    attention: Callable[[Reply], list[Call]]
     finished: bool = False
     allowed: np.ndarray = field(init=False)
     bias: dict[int, float] = field(init=False)
@@ -125,6 +127,8 @@ class ReplyWriter:
             side_effects = {spec.name for spec in self.steering.specs if spec.side_effect}
             if self.answers_result and not side_effects.isdisjoint(call.name for call in reply.calls):
                 reply.without_results = self.without_results(self.request)
+            if self.request.attention:
+                reply.calls = self.attention(reply)
         elif self.steering.formatted:
             reply.format_errors = format_errors(reply.content, self.request.response_format)
         self.finished = True

@@ -23,6 +23,7 @@ class Request:
     call_threshold, side_effect_threshold: under "auto" the reply calls a function where the trigger's probability
     reaches the threshold of the likeliest one, which is the second for functions with side effects (None: the first).
     today: the day that "tomorrow" in the conversation is counted from; by default the present one.
+    attention: give for every call's arguments what the model looked at, which takes one more pass; see `Call`.
     strings: "copied" lets arguments of type string without enum, pattern, format or length hold only whole words in a
     row of the conversation (its last 4,000 characters, results included), or a date, time or number that it spells
     out. With an image in the conversation strings stay free, since values may come from the picture. None: as the
@@ -47,6 +48,7 @@ class Request:
     response_format: Mapping[str, Any] | None = None
     today: datetime.date | None = None
     strings: Literal["free", "copied"] | None = None
+    attention: bool = False
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
@@ -80,10 +82,44 @@ class ArgumentSource:
 
 
 @dataclass(frozen=True)
+class SeenWord:
+    """Characters [start, end) of a text part of a message, by their numbers, and the weight that the word got."""
+
+    message: int
+    part: int
+    start: int
+    end: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class SeenImage:
+    """An image part of a message as rows x columns of equal cells over the whole image; weights: row by row."""
+
+    message: int
+    part: int
+    rows: int
+    columns: int
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the model looked at while it wrote an argument: words, in order, and images. See inference.attention_view.
+
+    All weights together are at most 1; the rest went to function cards and to signs between the words.
+    """
+
+    words: tuple[SeenWord, ...]
+    images: tuple[SeenImage, ...]
+
+
+@dataclass(frozen=True)
 class Call:
     """A finished call: it parses, names a listed function and fits its schema.
 
     confidence: p(call) * p(function | call) * mean probability of the tokens the grammar left open.
+    attention: by argument, in the calls of a finished reply to a request that asked for it.
     """
 
     id: str
@@ -91,6 +127,7 @@ class Call:
     arguments: dict[str, Any]
     confidence: float
     sources: dict[str, ArgumentSource] = field(default_factory=dict)
+    attention: dict[str, Seen] | None = None
 
 
 @dataclass(frozen=True)

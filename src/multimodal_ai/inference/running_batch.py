@@ -16,54 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from multimodal_ai.inference.decoding import DecodingBackend, PaddedRows
 from multimodal_ai.inference.encoding import Prefilled
 from multimodal_ai.inference.reply_writer import Copied, ReplyWriter
 from multimodal_ai.inference.requests import Delta
 from multimodal_ai.inference.sampling import Sampler, sample
-from multimodal_ai.models.decoder import KVCache, Memory
 from multimodal_ai.models.function_head import continuation, copied_ids
-from multimodal_ai.models.layers import AttentionLayout, lengths_to_valid
 from multimodal_ai.models.multimodal_model import MultimodalModel
 
 T = TypeVar("T")
-WIDTH_STEP = 64  # positions by which rows grow
-
-
-class PaddedRows:
-    """A tensor [n, longest, ...] of rows of different lengths, which grows as needed; what is not used is zero."""
-
-    def __init__(self) -> None:
-        self._data: Tensor | None = None
-
-    def put(self, row: int, values: Tensor) -> None:
-        """values: [L, ...] become row `row`."""
-        data = self.reserve(row + 1, len(values), values)
-        data[row, : len(values)] = values
-        data[row, len(values) :] = 0
-
-    def reserve(self, rows: int, width: int, like: Tensor | None = None) -> Tensor:
-        """Room for so many rows and positions; what is there stays."""
-        old, like = self._data, self._data if like is None else like
-        assert like is not None
-        if old is None or rows > old.shape[0] or width > old.shape[1]:
-            held = old.shape[:2] if old is not None else (0, 0)
-            room = rows if rows <= held[0] else max(rows, 2 * held[0])
-            size = (max(room, held[0]), max(-(-width // WIDTH_STEP) * WIDTH_STEP, held[1]))
-            self._data = like.new_zeros(*size, *(like.shape[1:] if old is None else old.shape[2:]))
-            if old is not None:
-                self._data[: held[0], : held[1]] = old
-        assert self._data is not None
-        return self._data
-
-    def move(self, source: int, target: int) -> None:
-        """Row `source` replaces row `target`."""
-        assert self._data is not None
-        self._data[target] = self._data[source]
-
-    def view(self, rows: int, width: int) -> Tensor:
-        """[rows, width, ...], no copy: writing to it writes here."""
-        assert self._data is not None
-        return self._data[:rows, :width]
 
 
 @dataclass(eq=False)
@@ -75,42 +36,33 @@ class Row(Generic[T]):
     sampler: Sampler
     parameters: Tensor  # float[F, P, D]
     source: int  # tokens of the conversation
-    memory: int  # positions of the context
     role: list[int]  # of each source token
-    length: int = 1  # positions that the decoder has run through
     pending: list[int] = field(default_factory=list)  # written, but not yet run through the decoder
 
 
 class RunningBatch(Generic[T]):
-    """See the module's docstring. space: the id of a space."""
+    """See the module's docstring. backend: what runs the decoder; space: the id of a space."""
 
-    def __init__(self, model: MultimodalModel, space: int) -> None:
+    def __init__(self, model: MultimodalModel, backend: DecodingBackend, space: int) -> None:
         self.model = model
         self.rows: list[Row[T]] = []
         self._space = torch.tensor(space, device=model.device)
-        layers = model.config.decoder.layers
-        self._memory = [(PaddedRows(), PaddedRows()) for _ in range(layers)]
-        self._written = [(PaddedRows(), PaddedRows()) for _ in range(layers)]
+        self._decoder = backend.rows()
+        self._scores = PaddedRows()  # float32[n, V], what the next token is chosen from
         self._last, self._copy_keys, self._ids, self._spaces, self._copyable = (PaddedRows() for _ in range(5))
-        self._layout: AttentionLayout | None = None
 
     # -- joining and leaving ----------------------------------------------------------------------------------
 
     def _tables(self) -> Iterator[PaddedRows]:
-        for k, v in (*self._memory, *self._written):
-            yield k
-            yield v
-        yield from (self._last, self._copy_keys, self._ids, self._spaces, self._copyable)
+        yield from (self._last, self._scores, self._copy_keys, self._ids, self._spaces, self._copyable)
 
     @torch.inference_mode()
     def add(self, tag: T, writer: ReplyWriter, prefilled: Prefilled) -> Row[T]:
         """A request joins; the next `write` gives its first token."""
         number = len(self.rows)
-        pairs = (*zip(self._memory, prefilled.memory, strict=True), *zip(self._written, prefilled.written, strict=True))
-        for tables, values in pairs:
-            for table, value in zip(tables, values, strict=True):
-                table.put(number, value)
+        self._decoder.add(writer.opening, prefilled.memory, prefilled.written)
         self._last.put(number, prefilled.last[None])
+        self._scores.put(number, self.model.logits(prefilled.last))
         self._copy_keys.put(number, prefilled.copy_keys)
         self._ids.put(number, prefilled.source_ids)
         self._spaces.put(number, prefilled.source_space)
@@ -121,11 +73,9 @@ class RunningBatch(Generic[T]):
             Sampler(writer.request),
             prefilled.parameters,
             len(prefilled.source_ids),
-            len(prefilled.memory[0][0]),
             prefilled.source_role.tolist(),
         )
         self.rows.append(row)
-        self._layout = None
         return row
 
     @torch.inference_mode()
@@ -137,12 +87,12 @@ class RunningBatch(Generic[T]):
                 table.move(last, number)
             self.rows[number] = self.rows[last]
         self.rows.pop()
-        self._layout = None
+        self._decoder.remove(number)
 
     def clear(self) -> None:
         """All leave."""
-        self.rows.clear()
-        self._layout = None
+        while self.rows:
+            self.remove(self.rows[-1])
 
     # -- a step -----------------------------------------------------------------------------------------------
 
@@ -185,39 +135,18 @@ class RunningBatch(Generic[T]):
         """Run the decoder over what `write` wrote."""
         if not self.rows:
             return
-        n, device = len(self.rows), self.model.device
-        counts = [len(row.pending) for row in self.rows]
-        width = max(counts)
-        ids = torch.zeros(n, width, dtype=torch.long)
-        for number, row in enumerate(self.rows):
-            ids[number, : counts[number]] = torch.tensor(row.pending)
+        last, scores = self._decoder.step([row.pending for row in self.rows])
+        n = len(self.rows)
+        self._last.view(n, 1)[:, 0] = last
+        self._scores.view(n, scores.shape[1])[:] = scores
+        for row in self.rows:
             row.pending = []
-        longest = max(row.length for row in self.rows) + width
-        for k, v in self._written:
-            k.reserve(n, longest)
-            v.reserve(n, longest)
-        lengths = torch.tensor([row.length for row in self.rows], device=device)
-        cache = KVCache(
-            [k.view(n, longest) for k, _ in self._written], [v.view(n, longest) for _, v in self._written], lengths
-        )
-        where = torch.tensor(counts, device=device)
-        states, _ = self.model.decoder.step(self.model.embed_target(ids.to(device)), where, self._context(), cache)
-        self._last.view(n, 1)[:, 0] = states[torch.arange(n, device=device), where - 1]
-        for row, count in zip(self.rows, counts, strict=True):
-            row.length += count
-
-    def _context(self) -> Memory:
-        n, longest = len(self.rows), max(row.memory for row in self.rows)
-        if self._layout is None:
-            sizes = torch.tensor([row.memory for row in self.rows], device=self.model.device)
-            self._layout = AttentionLayout(key_valid=lengths_to_valid(sizes, longest))
-        return Memory([(k.view(n, longest), v.view(n, longest)) for k, v in self._memory], self._layout)
 
     def _logits(self) -> tuple[Tensor, dict[int, dict[int, Copied]]]:
         """Masked log-scores float32[n, V], and for rows where the pointer may copy what it gave; see `_point`."""
         n = len(self.rows)
         last = self._last.view(n, 1)[:, 0]
-        logits = self.model.logits(last)
+        logits = self._scores.view(n, self.model.config.vocab_size)  # written to: the next step replaces it
         copied = self._point(logits, last)
         for number, row in enumerate(self.rows):
             allowed, bias = row.writer.allowed, row.writer.bias

@@ -14,17 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from multimodal_ai.models.layers import (
-    Attention,
-    AttentionLayout,
-    BlockConfig,
-    KeyRows,
-    LayerNorm,
-    Packing,
-    SwiGLU,
-    rotary_angles,
-    to_device,
-)
+from multimodal_ai.models.attention import AttentionLayout, KeyRows, Packing, to_device
+from multimodal_ai.models.layers import Attention, BlockConfig, LayerNorm, SwiGLU, rotary_angles
 from multimodal_ai.models.text_encoder import KeysValues, StandaloneTexts
 
 
@@ -165,6 +156,25 @@ class Decoder(nn.Module):
             x = block(x, layout, angles, context, context_layout)
             first.append(x.index_select(0, starts))
         return packing.pad(self.norm(x)), torch.stack(first, dim=1)
+
+    def look(self, x: Tensor, lengths: Sequence[int] | Tensor, context: Context) -> tuple[Tensor, list[Tensor]]:
+        """As `forward`, and what every layer looked at: normed states float[B, T, D], and float32[B, T, M] a layer.
+
+        The latter is the share of the layer's cross-attention, the mean of its heads, that each key of
+        `context.keys` got: cards first, then the conversation. Hooks listen for it, so `forward` knows nothing of it.
+        """
+        seen: list[Tensor] = []
+
+        def note(attention: nn.Module, given: tuple[Tensor, KeysValues, AttentionLayout]) -> None:
+            seen.append(cast(Attention, attention).weights(*given).mean(2))
+
+        hooks = [cast(DecoderBlock, block).cross_attention.register_forward_pre_hook(note) for block in self.blocks]
+        try:
+            states, _ = self(x, lengths, context)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return states, seen
 
     def memory(self, context: Context) -> Memory:
         """The context's keys and values, once per request."""

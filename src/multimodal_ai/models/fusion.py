@@ -14,16 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from multimodal_ai.models.layers import (
-    Attention,
-    AttentionLayout,
-    BlockConfig,
-    LayerNorm,
-    SwiGLU,
-    grid_embedding,
-    lengths_to_valid,
-    to_device,
-)
+from multimodal_ai.models.attention import AttentionLayout, lengths_to_valid, to_device
+from multimodal_ai.models.layers import Attention, BlockConfig, LayerNorm, SwiGLU, grid_embedding
 from multimodal_ai.utils.config import ConfigModel
 
 

@@ -16,15 +16,16 @@ from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from multimodal_ai.models.attention import to_device
 from multimodal_ai.models.decoder import Context, Decoder, DecoderConfig
 from multimodal_ai.models.function_head import FunctionCallingHead, FunctionScores, HeadConfig
 from multimodal_ai.models.fusion import FusionConfig, VisualTokens, build_fusion
-from multimodal_ai.models.layers import autocast_dtype, init_weights, to_device
+from multimodal_ai.models.layers import autocast_dtype, init_weights
 from multimodal_ai.models.text_encoder import StandaloneTexts, TextConfig, TextEncoder
 from multimodal_ai.models.vision_encoder import VisionConfig, VisionEncoder
+from multimodal_ai.models.weights import Storage, load_weights, save_weights
 from multimodal_ai.utils.config import ConfigModel
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -249,15 +250,13 @@ class MultimodalModel(nn.Module):
 
     # -- files ------------------------------------------------------------------------------------------------
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors, each aside first and then renamed."""
+    def save_pretrained(self, folder: str | Path, storage: Storage = "float32") -> None:
+        """Write config.json and model.safetensors, each aside first and then renamed. storage: see `models.weights`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
-        state = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        save_weights(self.state_dict(), folder / WEIGHTS_FILE, storage)
+        aside = folder / f".{CONFIG_FILE}.{os.getpid()}"
         try:
-            save_file(state, aside, metadata={"format": "pt"})
-            os.replace(aside, folder / WEIGHTS_FILE)
             aside.write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
             os.replace(aside, folder / CONFIG_FILE)
         finally:
@@ -273,10 +272,7 @@ class MultimodalModel(nn.Module):
         config = ModelConfig.model_validate(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
         with torch.device("meta"):
             model = cls(config)
-        device = torch.device(device)
-        # a launched process has the device cpu:0, which safetensors refuses
-        place = "cpu" if device.type == "cpu" else str(device)
-        state = load_file(folder / WEIGHTS_FILE, device=place)
+        state = load_weights(folder / WEIGHTS_FILE, torch.device(device))
         own = dict(model.state_dict())
         wrong = sorted(set(own) ^ set(state)) or [n for n in own if own[n].shape != state[n].shape]
         if wrong:

@@ -15,16 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from multimodal_ai.models.layers import (
-    AttentionLayout,
-    AttentionPooling,
-    BlockConfig,
-    EncoderBlock,
-    KeyRows,
-    LayerNorm,
-    Packing,
-    rotary_angles,
-)
+from multimodal_ai.models.attention import AttentionLayout, KeyRows, Packing
+from multimodal_ai.models.layers import AttentionPooling, BlockConfig, EncoderBlock, LayerNorm, rotary_angles
 
 KeysValues = tuple[Tensor, Tensor]
 

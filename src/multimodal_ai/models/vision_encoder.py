@@ -7,23 +7,23 @@ learn strokes and edges much faster than attention does. The encoder never sees 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from multimodal_ai.models.attention import AttentionLayout, Packing, to_device
 from multimodal_ai.models.layers import (
-    AttentionLayout,
     AttentionPooling,
     BlockConfig,
     EncoderBlock,
     LayerNorm,
-    Packing,
     autocast_dtype,
     grid_embedding,
     rotary_angles,
-    to_device,
 )
 
 
@@ -59,10 +59,35 @@ class Stem(nn.Module):
         self.norms = nn.ModuleList(LayerNorm(width) for width in widths[1:])
 
     def forward(self, patches: Tensor, grids: Tensor, positions: Tensor, packing: Packing) -> Tensor:
-        """uint8[I, N, 3 * patch²], int[I, 2] in main memory, int[I, N, 2] rows and columns -> packed float[M, D]."""
+        """uint8[I, N, 3 * patch²], int[I, 2] in main memory, int[I, N, 2] rows and columns -> packed float[M, D].
+
+        Images of similar grids are convolved together, so that a line of print beside a receipt is not padded to it.
+        """
+        shapes = [(rows, columns) for rows, columns in grids.tolist()]
+        groups = similar_grids(shapes)
+        vectors, places, held = [], [np.zeros(0, dtype=np.int64)] * len(shapes), 0
+        for group in groups:
+            chosen = patches
+            if len(groups) > 1:
+                chosen = patches.index_select(0, to_device(np.array(group), patches.device))
+            x = self._convolve(chosen, grids[group])
+            _, R, C, _ = x.shape
+            for number, image in enumerate(group):
+                rows, columns = shapes[image]
+                cells = np.arange(rows)[:, None] * C + np.arange(columns)
+                places[image] = held + number * R * C + cells.reshape(-1)
+            vectors.append(x.flatten(0, 2))
+            held += len(vectors[-1])
+        place = np.concatenate(places)
+        place = np.pad(place, (0, packing.count - len(place)), mode="edge" if len(place) else "constant")
+        x = torch.cat(vectors).index_select(0, to_device(place, patches.device))
+        return x + grid_embedding(packing.unpad(positions), x.shape[-1]).to(x.dtype)
+
+    def _convolve(self, patches: Tensor, grids: Tensor) -> Tensor:
+        """Images of a group, padded to their largest grid: float[n, R, C, D]."""
         kernel = cast(nn.Linear, self.convolutions[0]).weight
         dtype = autocast_dtype(kernel.device) or kernel.dtype
-        pixels, inside = self._pixels(patches, grids)  # [I, H, W, 3], [I, R, C]
+        pixels, inside = self._pixels(patches, grids)  # [n, H, W, 3], [n, R, C]
         x = pixels.to(dtype) / 127.5 - 1.0
         cells = self.patch_size  # pixels of x along the side of a patch
         for linear, norm, size, stride in zip(self.convolutions, self.norms, self.kernels, self.strides, strict=True):
@@ -74,13 +99,10 @@ class Stem(nn.Module):
             x = norm(x.permute(0, 2, 3, 1))
             cells //= stride
             x = F.gelu(x, approximate="tanh") if cells > 1 else x
-        image = torch.arange(len(patches), device=patches.device)[:, None].expand(positions.shape[:2])
-        place = packing.unpad(torch.cat((image[..., None], positions), dim=-1))
-        x = x[place[:, 0], place[:, 1].clamp(max=x.shape[1] - 1), place[:, 2].clamp(max=x.shape[2] - 1)]
-        return x + grid_embedding(place[:, 1:], x.shape[-1]).to(x.dtype)
+        return x
 
     def _pixels(self, patches: Tensor, grids: Tensor) -> tuple[Tensor, Tensor]:
-        """The images themselves, uint8[I, H, W, 3] on the largest grid, and which patches are real, bool[I, R, C]."""
+        """The images themselves, uint8[n, H, W, 3] on the largest grid, and which patches are real, bool[n, R, C]."""
         size = self.patch_size
         rows, columns = grids.amax(0).clamp(min=1).tolist()
         grids = to_device(grids, patches.device)
@@ -91,6 +113,26 @@ class Stem(nn.Module):
         chosen = patches.gather(1, index[..., None].expand(-1, -1, patches.shape[-1]))
         x = chosen.view(len(patches), rows, columns, 3, size, size).permute(0, 1, 4, 2, 5, 3)
         return x.reshape(len(patches), rows * size, columns * size, 3), inside
+
+
+def similar_grids(shapes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Images in groups of which none is padded by more than half when all get the group's largest rows and columns.
+
+    Images without a patch join the last group. At least one group, unless there are no images.
+    """
+    groups: list[list[int]] = []
+    largest, real = (0, 0), 0  # of the last group
+    for number in sorted(range(len(shapes)), key=lambda index: shapes[index], reverse=True):
+        rows, columns = shapes[number]
+        most = max(largest[0], rows), max(largest[1], columns)
+        cells = real + rows * columns
+        if groups and (rows * columns == 0 or (len(groups[-1]) + 1) * most[0] * most[1] <= 1.5 * cells):
+            groups[-1].append(number)
+            largest, real = most, cells
+        else:
+            groups.append([number])
+            largest, real = (rows, columns), rows * columns
+    return [sorted(group) for group in groups]
 
 
 def convolution_strides(patch_size: int) -> list[int]:

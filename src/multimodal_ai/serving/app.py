@@ -14,14 +14,16 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import Counter
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
 
 from multimodal_ai import __version__
 from multimodal_ai.data.image_processor import ImageProcessor
 from multimodal_ai.functions.canonical import short_json
-from multimodal_ai.functions.registry import FunctionRegistry
+from multimodal_ai.functions.registry import FunctionRegistry, RegisteredFunction
 from multimodal_ai.inference.engine import Engine
 from multimodal_ai.inference.scheduler import Scheduler
 from multimodal_ai.serving.config import ServerConfig
@@ -82,23 +84,29 @@ def create_app(
     app.state.functions = functions
     app.state.config, app.state.scheduler, app.state.metrics = config, scheduler, metrics
     app.state.started = int(time.time())
-    _add_error_handlers(app)
+    add_error_handlers(app)
     _add_own_routes(app)
     app.include_router(api_router())
     add_page(app)
     _document_errors(app)
-    app.state.gate = None
+    add_gate(app, config, metrics.http)
+    return app
 
-    def gate(inner: Any) -> Gate:
-        app.state.gate = Gate(inner, config, metrics)
+
+def add_gate(app: FastAPI, config: ServerConfig, counted: Counter) -> None:
+    """Put a gate before all routes of an application; its state holds it as `gate`."""
+
+    def gate(inner: ASGIApp) -> Gate:
+        app.state.gate = Gate(inner, config, counted)
         return app.state.gate
 
     app.add_middleware(gate)
     app.middleware_stack = app.build_middleware_stack()
-    return app
 
 
-def _add_error_handlers(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI) -> None:
+    """Let every error leave in OpenAI's shape."""
+
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> Response:
         return error.response()
@@ -157,8 +165,13 @@ def _model(app: FastAPI) -> dict[str, Any]:
         "x_context_tokens": engine.processing.rendering.max_source,
         "x_output_tokens": config.max_output_tokens,
         "x_embedding_width": engine.model.config.head.width,
-        "x_functions": [spec.to_tool() for spec in app.state.functions.specs],
+        "x_functions": [_listed(function) for function in app.state.functions],
     }
+
+
+def _listed(function: RegisteredFunction) -> dict[str, Any]:
+    tool = function.spec.to_tool()
+    return {**tool, "x_server": function.server} if function.server else tool
 
 
 def _document_errors(app: FastAPI) -> None:

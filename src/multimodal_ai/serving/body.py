@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -17,7 +17,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from multimodal_ai.functions.canonical import parse_json
-from multimodal_ai.serving.answer import Answer
 from multimodal_ai.serving.config import ServerConfig
 from multimodal_ai.serving.errors import ApiError
 from multimodal_ai.utils.logger import get_logger
@@ -81,10 +80,18 @@ class StrictRoute(APIRoute):
         return strict
 
 
+class Streamed(Protocol):
+    """What is behind a stream: it has so many seconds, and is closed when the stream is over."""
+
+    @property
+    def seconds_left(self) -> float: ...
+    def close(self) -> None: ...
+
+
 class EventStream(StreamingResponse):
     """Server-sent events that close their answer however they end: complete, client gone, or out of time."""
 
-    def __init__(self, events: AsyncIterator[bytes], answer: Answer) -> None:
+    def __init__(self, events: AsyncIterator[bytes], answer: Streamed) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(events, media_type="text/event-stream", headers=headers)
         self.answer = answer

@@ -34,6 +34,7 @@ class ChatCompletion:
         self.body, self.model, self.tokenizer = body, model, tokenizer
         self.id, self.created = new_id("chatcmpl-"), int(time.time())
         self.logprobs = bool(body.logprobs)
+        self.counted = body.stream_options is not None and body.stream_options.include_usage
 
     # -- whole ------------------------------------------------------------------------------------------------
 
@@ -58,36 +59,35 @@ class ChatCompletion:
 
     async def events(self, answer: Answer) -> AsyncIterator[bytes]:
         """Server-sent events: a chunk for each piece, then the usage where asked for, then `[DONE]`."""
-        counted = self.body.stream_options is not None and self.body.stream_options.include_usage
         begun: set[int] = set()
         ids: dict[tuple[int, int], str] = {}
         try:
             async for number, delta in answer.pieces():
                 if number not in begun:
                     begun.add(number)
-                    yield self._chunk(number, {"role": "assistant", "content": ""}, counted)
+                    yield self.chunk(number, {"role": "assistant", "content": ""})
                 if delta.kind == "end":
                     assert delta.reply is not None
                     extra = {"x_decision": decision(delta.reply)}
-                    yield self._chunk(number, {}, counted, delta.reply.finish_reason, extra=extra)
+                    last = _last_delta(delta.reply)
+                    yield self.chunk(number, last, delta.reply.finish_reason, extra=extra)
                 else:
-                    yield self._chunk(number, _delta(number, delta, ids), counted, tokens=delta.tokens)
-            if counted:
-                replies = [answer.replies[number] for number in sorted(answer.replies)]
-                yield event({**self._head("chat.completion.chunk"), "choices": [], "usage": usage(replies)})
+                    yield self.chunk(number, _delta(number, delta, ids), tokens=delta.tokens)
+            if self.counted:
+                yield self.usage_chunk(usage([answer.replies[number] for number in sorted(answer.replies)]))
             yield b"data: [DONE]\n\n"
         except Exception as error:
             yield event(as_api_error(error).body())
 
-    def _chunk(
+    def chunk(
         self,
         number: int,
         delta: dict[str, Any],
-        counted: bool,
         finish_reason: str | None = None,
         tokens: Sequence[TokenLogprob] = (),
         extra: dict[str, Any] | None = None,
     ) -> bytes:
+        """One event of a stream: a piece of a choice."""
         choice = {
             "index": number,
             "delta": delta,
@@ -96,7 +96,11 @@ class ChatCompletion:
             **(extra or {}),
         }
         chunk = {**self._head("chat.completion.chunk"), "choices": [choice]}
-        return event({**chunk, "usage": None} if counted else chunk)
+        return event({**chunk, "usage": None} if self.counted else chunk)
+
+    def usage_chunk(self, used: dict[str, Any]) -> bytes:
+        """The event that ends a stream whose usage was asked for."""
+        return event({**self._head("chat.completion.chunk"), "choices": [], "usage": used})
 
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not self.logprobs:
@@ -136,6 +140,13 @@ def usage(replies: Sequence[Reply]) -> dict[str, Any]:
     return {**counted, "x_dropped_turns": dropped} if dropped else counted
 
 
+def summed_usage(replies: Sequence[Reply]) -> dict[str, Any]:
+    """Tokens read and written in all turns of a run, each of which read the conversation anew."""
+    each = [usage([reply]) for reply in replies]
+    names = ("prompt_tokens", "completion_tokens", "total_tokens", "x_forced_tokens")
+    return {name: sum(used[name] for used in each) for name in names}
+
+
 def decision(reply: Reply) -> dict[str, Any] | None:
     """What the function-calling head decided before the first token; None without functions."""
     if reply.trigger is None:
@@ -150,11 +161,19 @@ def decision(reply: Reply) -> dict[str, Any] | None:
 
 
 def provenance(call: Call) -> dict[str, Any]:
-    """How sure a call is, and where each of its arguments came from."""
+    """How sure a call is, where each of its arguments came from, and where asked for what the model looked at."""
     return {
         "x_confidence": call.confidence,
         "x_sources": {name: asdict(source) for name, source in call.sources.items()},
+        **attention(call),
     }
+
+
+def attention(call: Call) -> dict[str, Any]:
+    """What the model looked at for each argument, where that was asked for."""
+    if call.attention is None:
+        return {}
+    return {"x_attention": {name: asdict(seen) for name, seen in call.attention.items()}}
 
 
 def _message(reply: Reply) -> dict[str, Any]:
@@ -189,3 +208,13 @@ def _delta(number: int, delta: Delta, ids: dict[tuple[int, int], str]) -> dict[s
     elif delta.call is not None:
         call |= {"function": {"arguments": ""}, **provenance(delta.call)}  # clients expect a function in every piece
     return {"tool_calls": [call]}
+
+
+def _last_delta(reply: Reply) -> dict[str, Any]:
+    """What is known of a reply's calls only when it is over."""
+    known = [
+        {"index": number, "function": {"arguments": ""}, **attention(call)}
+        for number, call in enumerate(reply.calls)
+        if call.attention is not None
+    ]
+    return {"tool_calls": known} if known else {}

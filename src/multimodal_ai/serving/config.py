@@ -7,10 +7,34 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from multimodal_ai.utils.config import ConfigModel
+
+
+class RayConfig(ConfigModel):
+    """Replicas of `multimodal-ai serve --ray`: how many, with what, and where."""
+
+    address: str = Field(
+        default="", description="a Ray cluster to join (`auto`, host:port); empty: one of its own, here"
+    )
+    min_replicas: int = Field(default=1, ge=1, description="replicas that are always there")
+    max_replicas: int = Field(default=1, ge=1, description="replicas at most; more than min_replicas: autoscaling")
+    target_ongoing_requests: float | None = Field(
+        default=None, gt=0, description="requests a replica should have at once; more: scale up. Unset: max_running"
+    )
+    upscale_seconds: float = Field(default=30.0, ge=0, description="that the load must last before replicas are added")
+    downscale_seconds: float = Field(default=600.0, ge=0, description="the same before one is taken away")
+    cpus: float = Field(default=1.0, ge=0, description="cores that Ray sets aside for a replica, and its threads")
+    gpus: float = Field(default=0.0, ge=0, description="GPUs of a replica; 0.5: two replicas share one")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas ({self.max_replicas}) is less than min_replicas ({self.min_replicas})")
+        return self
 
 
 class ServerConfig(ConfigModel):
@@ -41,7 +65,11 @@ class ServerConfig(ConfigModel):
     drain_seconds: float = Field(default=30.0, gt=0, description="after SIGTERM, for replies that have begun")
     fetch_images: bool = Field(default=False, description="fetch images from http(s) addresses that are public")
     approve: bool = Field(default=False, description="x_execute runs side effects unasked, where provenance allows it")
+    client_approval: bool = Field(
+        default=False, description="/v1/calls runs side effects: its clients are trusted to have asked a person"
+    )
     log_contents: bool = Field(default=False, description="log what users and model say")
+    ray: RayConfig = Field(default=RayConfig(), description="replicas, with --ray")
 
 
 def read_keys(path: Path) -> dict[str, str]:

@@ -16,13 +16,14 @@ from starlette.concurrency import run_in_threadpool
 from multimodal_ai.functions.canonical import short_json
 from multimodal_ai.inference import requests as engine
 from multimodal_ai.inference.scheduler import Handle
-from multimodal_ai.serving.answer import Answer
+from multimodal_ai.serving.answer import Answer, Observe
 from multimodal_ai.serving.body import EventStream, StrictRoute
+from multimodal_ai.serving.calls import CallsRequest, run_calls
 from multimodal_ai.serving.chat import ChatCompletion
 from multimodal_ai.serving.config import ServerConfig
 from multimodal_ai.serving.embeddings import EmbeddingsRequest, embeddings
 from multimodal_ai.serving.errors import ApiError, as_api_error
-from multimodal_ai.serving.execute import execute_chat
+from multimodal_ai.serving.execute import Execution, executed, execution_events
 from multimodal_ai.serving.gate import NO_STATUS
 from multimodal_ai.serving.protocol import ChatRequest, chat_requests
 from multimodal_ai.serving.responses import ResponsesRequest, ResponseWriter, as_chat
@@ -31,13 +32,14 @@ _FAILURES = (ValueError, RuntimeError, TimeoutError)
 
 
 def api_router() -> APIRouter:
-    """`/v1/chat/completions`, `/v1/responses` and `/v1/embeddings`."""
+    """`/v1/chat/completions`, `/v1/responses`, `/v1/embeddings` and `/v1/calls`."""
     router = APIRouter(prefix="/v1", route_class=StrictRoute)
     streams: Any = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
     for path, tag, summary, endpoint, responses in (
         ("/chat/completions", "chat", "Answer a conversation, or call functions", _chat, streams),
         ("/responses", "responses", "The same in the form of the Responses API", _responses, streams),
         ("/embeddings", "embeddings", "Texts and images in one space", _embeddings, {}),
+        ("/calls", "functions", "Run approved calls of the server's own functions", _calls, {}),
     ):
         router.post(path, tags=[tag], summary=summary, responses=responses)(endpoint)
     return router
@@ -55,8 +57,7 @@ async def _chat(body: ChatRequest, request: Request) -> Response:
     check_model(state.config, body.model)
     completion = ChatCompletion(body, state.config.model_name, state.scheduler.engine.tokenizer)
     if body.x_execute:
-        _log_contents(request, body)
-        return JSONResponse(await execute_chat(body, request, completion))
+        return await _executed(body, request, completion)
     return await _answered(body, request, completion, bool(body.stream))
 
 
@@ -77,18 +78,13 @@ class _Rendering(Protocol):
 async def _answered(body: ChatRequest, request: Request, rendering: _Rendering, stream: bool) -> Response:
     """Answer a chat, in whole or in pieces."""
     state = request.app.state
-    notes: dict[str, Any] = request.state.notes
     _log_contents(request, body)
-
-    def observe(handle: Handle, reply: engine.Reply | None) -> None:
-        state.metrics.observe(handle, reply)
-        if reply is not None:
-            note_reply(notes, handle, reply, state.config.log_contents)
-
     try:
         requests = await run_in_threadpool(chat_requests, body, state.config)
         state.metrics.images.inc(len(requests[0].images))
-        answer = await Answer.begin(state.scheduler, requests, request, state.config.request_seconds, observe)
+        answer = await Answer.begin(
+            state.scheduler, requests, request, state.config.request_seconds, _observer(request)
+        )
         if answer is None:
             return _left()
         if stream:
@@ -100,6 +96,37 @@ async def _answered(body: ChatRequest, request: Request, rendering: _Rendering, 
     except _FAILURES as error:
         raise as_api_error(error) from error
     return _left() if replies is None else JSONResponse(rendering.whole(replies))
+
+
+async def _executed(body: ChatRequest, request: Request, completion: ChatCompletion) -> Response:
+    """Answer a chat with calls that are run here, in whole or in pieces."""
+    _log_contents(request, body)
+    try:
+        execution = await Execution.begin(body, request, _observer(request))
+        if execution is None:
+            return _left()
+        if body.stream:
+            return EventStream(execution_events(execution, completion), execution)
+        try:
+            result = await execution.complete(request)
+        finally:
+            execution.close()
+    except _FAILURES as error:
+        raise as_api_error(error) from error
+    return _left() if result is None else JSONResponse(executed(result, execution.replies, completion))
+
+
+def _observer(request: Request) -> Observe:
+    """Counts a reply, and notes it for the log."""
+    state = request.app.state
+    notes: dict[str, Any] = request.state.notes
+
+    def observe(handle: Handle, reply: engine.Reply | None) -> None:
+        state.metrics.observe(handle, reply)
+        if reply is not None:
+            note_reply(notes, handle, reply, state.config.log_contents)
+
+    return observe
 
 
 def _left() -> Response:
@@ -114,6 +141,15 @@ async def _embeddings(body: EmbeddingsRequest, request: Request) -> Response:
         return JSONResponse(await embeddings(body, state.config, state.scheduler))
     except _FAILURES as error:
         raise as_api_error(error) from error
+
+
+async def _calls(body: CallsRequest, request: Request) -> Response:
+    check_model(request.app.state.config, body.model)
+    try:
+        results = await run_calls(body, request)
+    except _FAILURES as error:
+        raise as_api_error(error) from error
+    return _left() if results is None else JSONResponse(results)
 
 
 def note_reply(notes: dict[str, Any], handle: Handle, reply: engine.Reply, contents: bool) -> None:

@@ -15,11 +15,11 @@ import uuid
 from collections import Counter
 from typing import Any
 
+from prometheus_client import Counter as PrometheusCounter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multimodal_ai.serving.config import ServerConfig, key_hash
 from multimodal_ai.serving.errors import ApiError, as_api_error, too_busy
-from multimodal_ai.serving.metrics import ServerMetrics
 from multimodal_ai.utils.logger import get_logger
 
 NO_STATUS = 499  # the client went away before there was one
@@ -45,8 +45,8 @@ def log_event(event: str, **values: Any) -> None:
 class Gate:
     """See the module's docstring. `draining`: new work is refused, what has begun is finished."""
 
-    def __init__(self, app: ASGIApp, config: ServerConfig, metrics: ServerMetrics) -> None:
-        self.app, self.config, self.metrics = app, config, metrics
+    def __init__(self, app: ASGIApp, config: ServerConfig, counted: PrometheusCounter) -> None:
+        self.app, self.config, self.counted = app, config, counted
         self.draining = False
         self._active: Counter[str] = Counter()
 
@@ -86,7 +86,7 @@ class Gate:
             if counted:
                 self._active[key] -= 1
             path = getattr(scope.get("route"), "path", "other")
-            self.metrics.http.labels(path, str(status)).inc()
+            self.counted.labels(path, str(status)).inc()
             log_event(
                 "request",
                 id=identity,

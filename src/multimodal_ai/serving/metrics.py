@@ -6,10 +6,11 @@ first ones are counted together, so that nobody can grow the metrics without end
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from multimodal_ai.inference.requests import Reply
 from multimodal_ai.inference.scheduler import Handle, Scheduler
@@ -18,13 +19,18 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 
 NAMED_FUNCTIONS = 64
 
 
+def http_counter(registry: CollectorRegistry) -> Counter:
+    """Counts HTTP requests by path and status."""
+    return Counter("multimodal_ai_http_requests", "HTTP requests", ["path", "status"], registry=registry)
+
+
 class ServerMetrics:
     """What is measured; `known_functions` are always counted by name."""
 
     def __init__(self, scheduler: Scheduler, known_functions: Iterable[str] = ()) -> None:
         self.registry = CollectorRegistry()
         prefix, registry = "multimodal_ai_", self.registry
-        self.http = Counter(prefix + "http_requests", "HTTP requests", ["path", "status"], registry=registry)
+        self.http = http_counter(registry)
         self.requests = Counter(prefix + "replies", "Replies by how they ended", ["outcome"], registry=registry)
         self.first_token = Histogram(
             prefix + "time_to_first_token_seconds",
@@ -95,3 +101,27 @@ class _CacheCounters:
             for kind, count in dict(counts).items():
                 family.add_metric([kind], count)
             yield family
+
+
+def merged_text(registry: CollectorRegistry, texts: Mapping[str, str]) -> bytes:
+    """What a registry holds and the metrics of replicas (text by name), these with a label `replica`."""
+    families: dict[str, Metric] = {}
+    for replica, text in texts.items():
+        for family in text_string_to_metric_families(text):
+            known = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            known.samples += [
+                sample._replace(labels={**sample.labels, "replica": replica}) for sample in family.samples
+            ]
+    both = CollectorRegistry()
+    for metric in registry.collect():
+        families[metric.name] = metric  # the front's own counts stand for what it decides itself
+    both.register(_Families(families.values()))
+    return generate_latest(both)
+
+
+class _Families:
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from multimodal_ai.functions.canonical import canonical_json
+from multimodal_ai.functions.schema import FunctionSpec, SchemaError, check_schema
 from multimodal_ai.inference.requests import Request
 from multimodal_ai.serving.config import ServerConfig
 from multimodal_ai.serving.errors import ApiError
@@ -138,6 +139,7 @@ class ChatRequest(Strict):
     x_execute: bool = Field(default=False, description="run calls of the server's own functions, and answer then")
     x_call_threshold: float | None = Field(default=None, ge=0, le=1, description="p(call) from which `auto` calls")
     x_strings: Literal["free", "copied"] | None = Field(default=None, description="`copied`: words of the conversation")
+    x_attention: bool = Field(default=False, description="for each argument of a call, what the model looked at")
     # accepted, and of no effect here
     user: str | None = None
     safety_identifier: str | None = None
@@ -184,6 +186,7 @@ def chat_requests(body: ChatRequest, config: ServerConfig) -> list[Request]:
             call_threshold=0.5 if body.x_call_threshold is None else body.x_call_threshold,
             response_format=checked_format(body.response_format, config),
             strings=body.x_strings,
+            attention=body.x_attention,
         )
         for number in range(choices)
     ]
@@ -226,10 +229,14 @@ def check_count(what: str, count: int, most: int) -> None:
         raise ApiError(400, f"{what}: {count:,} is more than this server takes ({most:,})", "too_many", what)
 
 
-def checked_tools(tools: Sequence[dict[str, Any]], config: ServerConfig) -> list[dict[str, Any]]:
-    """Functions within the limits on number and size."""
+def checked_tools(tools: Sequence[dict[str, Any]], config: ServerConfig) -> list[FunctionSpec]:
+    """Functions within the limits on number and size, whose schemas can be used in every part.
+
+    All parts, because the engine only compiles those that a reply may use: whether a request is refused must not
+    depend on what the model decides.
+    """
     check_count("tools", len(tools), config.max_functions)
-    total = 0
+    total, specs = 0, list[FunctionSpec]()
     for index, tool in enumerate(tools):
         size = _size(tool, f"tools[{index}]")
         total += size
@@ -240,7 +247,12 @@ def checked_tools(tools: Sequence[dict[str, Any]], config: ServerConfig) -> list
             if found > most:
                 message = f"tools[{index}]: {what} {found:,} bytes of JSON, the limit is {most:,}; shorten the schemas"
                 raise ApiError(400, message, "schema_too_large", "tools")
-    return list(tools)
+        try:
+            specs.append(FunctionSpec.from_tool(tool))
+            check_schema(specs[-1].parameters, f"function {specs[-1].name}: parameters")
+        except SchemaError as error:
+            raise ApiError(400, f"tools[{index}]: {error}", "invalid_schema", "tools") from None
+    return specs
 
 
 def _size(value: Any, place: str) -> int:

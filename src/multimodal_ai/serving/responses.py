@@ -106,6 +106,8 @@ class ResponsesRequest(Strict):
     include: list[Literal["message.output_text.logprobs"]] | None = None
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
+    x_call_threshold: float | None = Field(default=None, ge=0, le=1, description="p(call) from which `auto` calls")
+    x_strings: Literal["free", "copied"] | None = Field(default=None, description="`copied`: words of the conversation")
     # accepted, and of no effect here
     store: bool | None = None
     metadata: dict[str, Any] | None = None
@@ -158,6 +160,8 @@ def as_chat(body: ResponsesRequest) -> ChatRequest:
             "top_p": body.top_p,
             "logprobs": logprobs,
             "top_logprobs": body.top_logprobs if logprobs else None,
+            "x_call_threshold": body.x_call_threshold,
+            "x_strings": body.x_strings,
         }
     )
 

@@ -22,6 +22,7 @@ from multimodal_ai.data.recipes.common import (
     function_name,
     hash_fraction,
     in_split,
+    linked_groups,
     offer,
     read_jsonl_xz,
     read_lines_xz,
@@ -46,6 +47,22 @@ def test_the_test_split_takes_its_share_of_groups() -> None:
 
 def test_hash_is_the_same_on_every_machine() -> None:
     assert hash_fraction("note") == pytest.approx(0.9285338749783204)
+
+
+def test_items_that_share_a_name_are_one_group_called_after_the_commonest() -> None:
+    names = [("RSTORAN", "at 1"), ("RESTORAN", "at 1"), ("RESTORAN", "at 2"), ("CAFE", "at 3"), ("BAKERY", "at 2")]
+    assert linked_groups(names) == ["RESTORAN", "RESTORAN", "RESTORAN", "CAFE", "RESTORAN"]
+    assert linked_groups([("B", "x"), ("A", "x")]) == ["A", "A"]
+    assert linked_groups([]) == []
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=3), max_size=12))
+def test_groups_do_not_depend_on_the_order(names: list[list[str]]) -> None:
+    groups = linked_groups(names)
+    for one, group in zip(names, groups, strict=True):
+        for other, its in zip(names, groups, strict=True):
+            assert group == its or not set(one) & set(other)
+    assert linked_groups(names[::-1]) == groups[::-1]
 
 
 def test_streams_depend_on_their_key_alone() -> None:

@@ -144,9 +144,25 @@ def test_images_decode_and_fit_eighty_patches(samples: dict[str, list[Sample]]) 
 def test_digits_stand_out_from_the_paper() -> None:
     pools = digit_pools(0, "train")
     for number in range(60):
-        data, _ = compose("4071", "kWh", pools, Random(number))
+        data, _, _ = compose("4071", "kWh", pools, Random(number))
         pixels = np.asarray(Image.open(io.BytesIO(data)).convert("L"), np.float32)[4:-4, 4:-4]
         assert np.percentile(pixels, 99) - np.percentile(pixels, 1) > 70
+
+
+def test_places_are_where_the_ink_is() -> None:
+    pools = digit_pools(0, "test")
+    for number in range(60):
+        text = "40.71" if number % 2 else "471"
+        data, used, places = compose(text, "USD", pools, Random(number))
+        assert len(places) == len(used) + 1
+        pixels = np.asarray(Image.open(io.BytesIO(data)).convert("L"), np.float32)[4:-4]
+        ink = np.abs(pixels - np.median(pixels)) > 60
+        assert all(ink[:, begin:end].sum() > 8 for begin, end in places)
+        bare = np.ones(pixels.shape[1], bool)
+        bare[:3] = bare[-3:] = False  # the edge that some have
+        for begin, end in places:
+            bare[begin:end] = False
+        assert ink[:, bare].sum() <= 9 * ("." in text), "nothing but the dot stands elsewhere"
 
 
 def test_png_holds_the_very_pixels() -> None:

@@ -109,10 +109,29 @@ def test_clip_art_without_a_name_gets_its_description_or_is_left_out() -> None:
     assert openclipart.caption({**entry, "caption": "Jigsaw_Blue"}) == "jigsaw blue"
 
 
+def test_clip_art_is_named_after_what_it_shows() -> None:
+    entry = {"caption": "Etiquette Icons", "desc": "", "src": "food__beverages__coffee_01.webp"}
+    assert openclipart.caption(entry) == "etiquette icons"
+    assert openclipart.caption(entry, {"etiquette icons"}) == "coffee"
+    assert openclipart.caption({**entry, "src": "shapes__a.webp"}, {"etiquette icons"}) == ""
+    arrow = {**entry, "caption": "Simple arrows", "src": "shapes__arrows__arrow2-3.webp"}
+    assert openclipart.caption(arrow, {"simple arrows"}) == "simple arrows"
+    for credit in ("EPS converted from http://aiga.org", "jane.doe@example.org", "Part of Hotel Icons Collection"):
+        assert openclipart.caption({**entry, "caption": "h foot print", "desc": credit}) == "h foot print"
+
+
 def test_books_of_figures_and_stories_are_in_one_split(data_folder: Path) -> None:
     for name, limit in (("openstax_img", 300), ("storybooks", 2_000)):
         found = {split: {s.meta["book"] for s in first(name, data_folder, limit, split)} for split in ("train", "test")}
         assert found["train"] and found["test"] and not found["train"] & found["test"]
+
+
+def test_pictures_of_one_story_are_in_one_split(data_folder: Path) -> None:
+    shown = {
+        split: {sample.images[0] for sample in first("storybooks", data_folder, 2_000, split)}
+        for split in ("train", "test")
+    }
+    assert shown["train"] and shown["test"] and not shown["train"] & shown["test"]
 
 
 def test_groceries_follow_the_official_split(data_folder: Path) -> None:
@@ -136,6 +155,23 @@ def test_receipts_are_split_by_company(data_folder: Path) -> None:
     }
     assert found["train"] and found["test"] and not found["train"] & found["test"]
     assert sroie.company_key("Gardenia Bakeries (KL) Sdn Bhd") == sroie.company_key("GARDENIA BAKERIES (KL) SDN. BHD.")
+
+
+def test_receipts_of_one_address_are_in_one_split(data_folder: Path) -> None:
+    archive = ImageArchive(data_folder / "sroie.zip")
+    places = {
+        split: {entry["call"]["arguments"]["address"].strip() for entry in sroie.split_entries(archive, split)} - {""}
+        for split in ("train", "test")
+    }
+    assert places["train"] and places["test"] and not places["train"] & places["test"]
+
+
+def test_a_receipt_whose_values_are_not_all_known_has_no_call(data_folder: Path) -> None:
+    context = RecipeContext(data_folder, tasks=frozenset({"call", "vqa"}))
+    for split in ("train", "test"):
+        for row in RECIPES["sroie"].raw_rows(context, split):
+            for call in row["messages"][-1].get("tool_calls", ()):
+                assert all(value.strip() for value in call["arguments"].values())
 
 
 def test_lines_of_a_receipt_are_cropped(data_folder: Path) -> None:

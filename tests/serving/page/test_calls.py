@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from multimodal_ai.functions import FunctionRegistry, FunctionSpec, validate_arguments
+from multimodal_ai.functions.registry import RegisteredFunction
 
 from ..conftest import LOG_READING, Running
 from .visitor import IMPORTED, answered, bodies, expect, load, offer, say
@@ -57,7 +58,6 @@ def test_a_call_is_edited_approved_answered_and_goes_on(running: Running, visit:
     card.get_by_label("Arguments as JSON").fill('{"meter": "kitchen", "value": 7}')
     card.get_by_role("button", name="Save").click()
     expect(card).to_contain_text("edited by you")
-    page.screenshot(path="/tmp/pg/call.png")
     cards = page.get_by_role("region", name="Call of log_reading")
     for other in range(1, cards.count()):
         cards.nth(other).get_by_role("button", name="Deny").click()
@@ -131,7 +131,6 @@ def test_the_words_that_an_argument_came_from_light_up(running: Running, visit: 
     source = card.get_by_role("button", name="from your words, 100% copied")
     source.hover()
     assert page.evaluate(LIT) == ["Garden"]
-    page.screenshot(path="/tmp/pg/lit.png")
     page.mouse.move(0, 0)
     assert page.evaluate(LIT) == []
     source.focus()
@@ -140,6 +139,91 @@ def test_the_words_that_an_argument_came_from_light_up(running: Running, visit: 
         "async () => (await import('/page/provenance.js')).findValue({a: [12, true]}, 'user').map(String)"
     )
     assert found == ["12"], "not the 12 in 120"
+
+
+def test_functions_stand_under_the_name_of_their_server(
+    start: Callable[..., Running], visit: Callable[..., Any]
+) -> None:
+    registry = FunctionRegistry()
+    for name, server in (
+        ("get_time", ""),
+        ("last_reading", "meters & <b>more</b>"),
+        ("set_clock", "meters & <b>more</b>"),
+    ):
+        spec = FunctionSpec(name, "A function", {}, side_effect=name == "set_clock")
+        registry.add(RegisteredFunction(spec, dict, read_only=name != "set_clock", server=server))
+    page = visit(start(registry), offer(LOG_READING, toolChoice="none"))
+    page.get_by_role("button", name="Functions (4)").click()
+    panel = page.get_by_role("complementary", name="Functions")
+    lists = panel.get_by_role("group", name="Functions offered").get_by_role("list")
+    expect(lists).to_have_count(3)
+    for heading, names in (
+        ("Pasted here", ["log_reading"]),
+        ("The server's own", ["get_time"]),
+        ("MCP server meters & <b>more</b>", ["last_reading", "set_clock"]),
+    ):
+        expect(panel.get_by_role("heading", name=heading)).to_be_visible()
+        expect(panel.get_by_role("list", name=heading).get_by_role("checkbox")).to_have_count(len(names))
+        for name in names:
+            expect(panel.get_by_role("list", name=heading).get_by_role("checkbox", name=name)).to_be_checked()
+    box = panel.get_by_role("checkbox", name="last_reading")
+    box.press("Space")
+    expect(box).not_to_be_checked()
+    expect(box).to_be_focused()
+    sent = bodies(page)
+    say(page, "Hello")
+    answered(page)
+    assert {tool["function"]["name"] for tool in sent[0]["tools"]} == {"log_reading", "get_time", "set_clock"}
+    panel.get_by_text("Functions of an MCP server").click()
+    expect(panel.get_by_text("serve --mcp COMMAND")).to_be_visible()
+
+
+def test_the_server_runs_an_approved_call_of_its_own(start: Callable[..., Running], visit: Callable[..., Any]) -> None:
+    registry, given = FunctionRegistry(), list[dict[str, Any]]()
+
+    def store(**arguments: Any) -> str:
+        given.append(arguments)
+        return "stored"
+
+    tool = LOG_READING["function"] | {"x-side-effect": True}
+    registry.add(RegisteredFunction(FunctionSpec.from_tool(tool), store, server="meters"))
+    for approval, state in ((False, "denied"), (True, "ok")):
+        settings = {"toolChoice": "log_reading", "maxTokens": "200"}
+        page = visit(start(registry, client_approval=approval), settings)
+        sent = bodies(page)
+        say(page, "Log 12 for the garden")
+        answered(page)
+        cards = page.get_by_role("region", name="Call of log_reading")
+        count = cards.count()
+        cards.first.get_by_role("button", name="Edit").click()
+        cards.first.get_by_label("Arguments as JSON").fill('{"meter": "kitchen", "value": 7}')
+        cards.first.get_by_role("button", name="Save").click()
+        for other in range(1, count):
+            cards.nth(other).get_by_role("button", name="Deny").click()
+        cards.first.get_by_role("button", name="Approve").click()
+        answered(page, 2)
+        expect(cards.first).to_have_attribute("data-state", state)
+        call, answer = sent[1]["messages"][1]["tool_calls"][0], sent[1]["messages"][2]
+        assert answer["tool_call_id"] == call["id"] and ("stored" if approval else "denied") in answer["content"]
+        assert given == [{"meter": "kitchen", "value": 7}] * approval
+        expect(cards.first.get_by_role("button", name="Take back")).to_have_count(0)
+        expect(cards.first).to_contain_text("edited by you")
+
+
+def test_a_call_that_the_server_could_not_run_waits_again(
+    start: Callable[..., Running], visit: Callable[..., Any]
+) -> None:
+    registry = FunctionRegistry()
+    registry.add(RegisteredFunction(FunctionSpec.from_tool(LOG_READING), dict))
+    page = visit(start(registry), {"toolChoice": "log_reading", "maxTokens": "200"})
+    say(page, "Log 12 for the garden")
+    answered(page)
+    page.route("**/v1/calls", lambda route: route.abort())
+    card = page.get_by_role("region", name="Call of log_reading").first
+    card.get_by_role("button", name="Approve").click()
+    expect(page.get_by_role("alert").first).to_contain_text("cannot be reached")
+    expect(card).to_contain_text("waits for you")
+    expect(card.get_by_role("button", name="Approve")).to_be_visible()
 
 
 def test_the_server_runs_its_own_functions(start: Callable[..., Running], visit: Callable[..., Any]) -> None:
@@ -155,9 +239,56 @@ def test_the_server_runs_its_own_functions(start: Callable[..., Running], visit:
     sent = bodies(page)
     say(page, "What time is it?")
     expect(page.get_by_role("button", name="Stop")).to_be_hidden(timeout=60_000)
-    assert sent[0]["x_execute"] is True and "tools" not in sent[0]
+    assert sent[0]["x_execute"] is True and "tools" not in sent[0] and sent[0]["stream"] is True
     card = page.get_by_role("region", name="Call of get_time").first
     expect(card).to_contain_text("ok")
     card.get_by_text("Result", exact=True).click()
     expect(card).to_contain_text("12:30")
     expect(card.get_by_role("button", name="Approve")).to_have_count(0)
+
+
+def test_a_run_on_the_server_grows_turn_by_turn(start: Callable[..., Running], visit: Callable[..., Any]) -> None:
+    def chunk(content: str | None = None, **more: Any) -> dict[str, Any]:
+        return {"choices": [{"index": 0, "delta": {"content": content} if content else {}, **more}]}
+
+    def call(number: int, name: str, result: str | None) -> list[dict[str, Any]]:
+        steps: list[dict[str, Any]] = [
+            {"type": "call_start", "call": number, "name": name},
+            {"type": "arguments", "call": number, "arguments": '{"place":'},
+            {"type": "call", "call": number, "arguments": '{"place":"shed"}', "x_confidence": 0.9, "x_sources": {}},
+            {"type": "started", "call": number},
+        ]
+        ended = [{"type": "result", "call": number, "status": "finished", "result": result}] if result else []
+        return [chunk(x_step=step) for step in steps + ended]
+
+    registry = FunctionRegistry()
+    registry.add(RegisteredFunction(FunctionSpec.from_tool(LOG_READING), dict))
+    page = visit(start(registry), {"execute": True})
+    for last in (None, "no"):
+        chunks = [chunk("First I look. "), *call(1, "look", "a rake"), *call(2, "count", "3"), *call(3, "ask", last)]
+        answer = "".join(f"data: {json.dumps(part)}\n\n" for part in chunks)
+        if last:
+            end = [chunk("Three rakes."), chunk(finish_reason="length", x_stopped_because="max_steps"), {"choices": []}]
+            answer += "".join(f"data: {json.dumps(part)}\n\n" for part in end) + "data: [DONE]\n\n"
+        page.route("**/v1/chat/completions", telling(answer))
+        page.get_by_role("button", name="New chat").click()
+        say(page, "Look")
+        turns = page.get_by_role("article", name="Assistant")
+        expect(turns).to_have_count(4 if last else 3)
+        expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+        expect(turns.first).to_contain_text("First I look.")
+        cards = page.get_by_role("region", name="Call of")
+        expect(cards).to_have_count(3)
+        for number, (name, state) in enumerate((("look", "ok"), ("count", "ok"), ("ask", "ok" if last else "not run"))):
+            expect(turns.nth(number)).to_contain_text(name)
+            expect(cards.nth(number)).to_have_attribute("data-state", state)
+        if last:
+            expect(turns.last).to_contain_text("Three rakes.")
+            expect(turns.last).to_contain_text("The server stopped: max steps.")
+        else:
+            expect(page.get_by_role("alert").first).to_contain_text("The connection broke")
+        page.unroute("**/v1/chat/completions")
+
+
+def telling(events: str) -> Callable[[Any], None]:
+    return lambda route: route.fulfill(status=200, content_type="text/event-stream", body=events)

@@ -211,7 +211,6 @@ def test_a_phone_has_no_sideways_scroll_and_all_of_it_has_names(running: Running
         assert not nameless
         if name:
             page.keyboard.press("Escape")
-    page.screenshot(path="/tmp/pg/phone.png")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 29)"
 
 

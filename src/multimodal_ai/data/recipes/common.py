@@ -13,6 +13,7 @@ import json
 import lzma
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -127,6 +128,26 @@ def caption_row(source: str, image: bytes, caption: str, /, **meta: Any) -> Row:
     return row(source, "caption", [user(None, 1), assistant(caption)], images=[image], **meta)
 
 
+def call_or_refuse(
+    source: str,
+    rng: Random,
+    ask: str,
+    card: dict[str, Any],
+    arguments: Mapping[str, Any],
+    others: Sequence[dict[str, Any]],
+    image: bytes,
+    **meta: Any,
+) -> Row:
+    """A request about an image and its call among other functions, or for one in ten, without it, a refusal."""
+    if rng.random() < 0.1:
+        turns = [user(ask, 1), assistant(rng.choice(NO_FUNCTION))]
+        return row(source, "call", turns, others, [image], trigger="cannot", **meta)
+    tools = [card, *others]
+    rng.shuffle(tools)
+    turns = [user(ask, 1), calling((card["function"]["name"], arguments))]
+    return row(source, "call", turns, tools, [image], trigger="call", **meta)
+
+
 def user(text: str | None, images: int = 0) -> dict[str, Any]:
     """A user message with its images first."""
     if not images:
@@ -222,6 +243,30 @@ def in_split(key: str, split: str, test_share: float = 0.2, calibration_share: f
     if place < test_share:
         return split == "test"
     return split == ("calibration" if place < test_share + calibration_share else "train")
+
+
+def linked_groups(names: Sequence[Sequence[str]]) -> list[str]:
+    """A group for each item, the same for items that share a name, be it through others.
+
+    The names of an item say what must not be told apart by a split (a misspelt company has the same address as the
+    right one). A group is called after the commonest first name among its items.
+    """
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        parent.setdefault(name, name)
+        while parent[name] != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
+    for first, *others in names:
+        for other in others:
+            parent[root(other)] = root(first)
+    counts: dict[str, Counter[str]] = {}
+    for item in names:
+        counts.setdefault(root(item[0]), Counter())[item[0]] += 1
+    called = {group: min(count, key=lambda name: (-count[name], name)) for group, count in counts.items()}
+    return [called[root(item[0])] for item in names]
 
 
 def shuffled(items: Iterable[Any], *key: object) -> list[Any]:

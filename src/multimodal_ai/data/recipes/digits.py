@@ -166,7 +166,7 @@ def _sample(seed: int, split: str, number: int) -> Row:
     meter = rng.random() < 0.5
     kind = rng.choices(list(KIND_SHARES), list(KIND_SHARES.values()))[0]
     text, label = _reading(meter, rng, short=kind == "caption")
-    image, used = compose(text, label, digit_pools(seed, split), rng, varied=split == "train")
+    image, used, _ = compose(text, label, digit_pools(seed, split), rng, varied=split == "train")
     if kind == "caption":
         thing = "meter plate" if meter else "payment slip"
         return caption_row(NAME, image, f"{thing}: {text} {label}", digits=used)
@@ -227,7 +227,7 @@ def tiles(context: RecipeContext, split: str) -> Iterator[Row]:
     while True:
         rng = stream(TILES, context.seed, split, number)
         text = "".join(str(rng.randrange(10)) for _ in range(rng.randint(1, 4)))
-        image, used = compose(text, "", digit_pools(context.seed, split), rng, varied=split == "train")
+        image, used, _ = compose(text, "", digit_pools(context.seed, split), rng, varied=split == "train")
         yield caption_row(TILES, image, text, digits=used)
         number += 1
 

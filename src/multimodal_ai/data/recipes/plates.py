@@ -87,8 +87,9 @@ def _varied(mask: Mask, rng: Random) -> Mask:
 
 def compose(
     text: str, label: str, pools: tuple[tuple[int, ...], ...], rng: Random, varied: bool = False
-) -> tuple[bytes, list[int]]:
-    """A plate or slip as PNG bytes, 32 pixels high and 32 to 144 wide, and the digit images used.
+) -> tuple[bytes, list[int], list[tuple[int, int]]]:
+    """A plate or slip as PNG bytes, 32 pixels high and 32 to 144 wide, the digit images used, and where each digit and
+    at last the label stands: columns of pixels [from, to), cut at the edge.
 
     `text` holds digits and at most one decimal point, drawn as handwritten digits and a dot; `label`
     (unit or currency; empty for bare digits) is printed behind them, or before them for a slip now and then.
@@ -96,6 +97,7 @@ def compose(
     """
     bank, _ = _digit_bank()
     used: list[int] = []
+    places: list[tuple[int, int]] = []
     printed = _printed(label, rng.randint(13, 15)) if label else np.zeros((1, 0), np.float32)
     before = "." in text and rng.random() < 0.3
     content = sum(CELL if char.isdigit() else 6 for char in text) + printed.shape[1] + 6
@@ -104,6 +106,7 @@ def compose(
     slack = width - content
     x = rng.randint(min(5, slack // 2), max(5, min(slack - 5, 12)))
     baseline = (HEIGHT - CELL) // 2 + rng.randint(-2, 2)
+    label_at = x
     if before:
         x = _stamp(ink, printed, x, baseline + CELL - 2 - printed.shape[0]) + 6
     for char in text:
@@ -113,6 +116,7 @@ def compose(
             continue
         index = rng.choice(pools[int(char)])
         used.append(index)
+        places.append((x, min(x + CELL, width)))
         _stamp(
             ink,
             _varied(bank[index], rng) if varied and rng.random() < 0.5 else bank[index],
@@ -121,7 +125,9 @@ def compose(
         )
         x += CELL
     if not before:
-        _stamp(ink, printed, x + 6, baseline + CELL - 2 - printed.shape[0])
+        label_at = x + 6
+        _stamp(ink, printed, label_at, baseline + CELL - 2 - printed.shape[0])
+    places.append((label_at, min(label_at + printed.shape[1], width)))
     ink_colour, paper = _colours(rng)
     image = paper + ink[:, :, None] * (ink_colour - paper)
     if rng.random() < 0.7:
@@ -131,7 +137,7 @@ def compose(
         image[:, :thickness] = image[:, -thickness:] = edge
     row_at, column_at = rng.randrange(256 - HEIGHT), rng.randrange(512 - width)
     image += _grain()[row_at : row_at + HEIGHT, column_at : column_at + width]
-    return encode_png(np.clip(image, 0, 255).astype(np.uint8)), used
+    return encode_png(np.clip(image, 0, 255).astype(np.uint8)), used, places
 
 
 def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:

@@ -11,22 +11,22 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from random import Random
 from typing import Any
 
 from PIL import Image
 
 from multimodal_ai.data.recipes.common import (
-    NO_FUNCTION,
     ImageArchive,
     Recipe,
     RecipeContext,
     Row,
     assistant,
-    calling,
+    call_or_refuse,
     caption_row,
     in_split,
+    linked_groups,
     row,
     shuffled,
     stream,
@@ -50,11 +50,13 @@ _REQUESTS = {
     ),
     "test": ("File this receipt", "Take down this expense", "Here is a receipt, please record it"),
 }
-_QUESTIONS = {
+QUESTIONS = {
     "total": ("What is the total?", "How much was paid?", "Which total does the receipt show?"),
     "date": ("What is the date of the receipt?", "When was this bought?", "Which date is printed?"),
     "company": ("Which company is this receipt from?", "Who issued the receipt?", "What is the shop called?"),
+    "address": ("What is the address?", "Where is the shop?", "Which address is printed?"),
 }
+_ASKED = ("total", "date", "company")  # of a scan; its address is often printed otherwise than it is called
 
 
 def record_expense() -> dict[str, Any]:
@@ -74,6 +76,17 @@ def company_key(company: str) -> str:
     return re.sub(r"\b(SDN|BHD|BND|ENTERPRISE|TRADING|CO)\b", "", letters).replace(" ", "")
 
 
+def split_entries(archive: ImageArchive, split: str) -> list[dict[str, Any]]:
+    """The receipts of a split, told apart by their company; companies at one address are one (names are misspelt)."""
+    names = []
+    for entry in archive.entries:
+        values = entry["call"]["arguments"]
+        place = re.sub(r"[^A-Z0-9]", "", values["address"].upper())
+        names.append([company_key(values["company"]), *([f"at {place}"] if place else [])])
+    groups = linked_groups(names)
+    return [entry for entry, group in zip(archive.entries, groups, strict=True) if in_split(f"{NAME} {group}", split)]
+
+
 def _line_rows(entry: dict[str, Any], receipt: bytes) -> Iterator[Row]:
     """Each printed line of at least two characters as an image, cut with two pixels of margin."""
     with Image.open(io.BytesIO(receipt)) as opened:
@@ -87,36 +100,31 @@ def _line_rows(entry: dict[str, Any], receipt: bytes) -> Iterator[Row]:
         yield caption_row(NAME, file.getvalue(), text.strip(), kind="line", receipt=entry["image"])
 
 
-def _call_row(rng: Random, entry: dict[str, Any], receipt: bytes, split: str) -> Row:
+def call_row(source: str, rng: Random, expense: Mapping[str, str], image: bytes, split: str, **meta: Any) -> Row:
+    """A request to book a receipt and its call; `expense` holds the four arguments of `record_expense`."""
     ask = rng.choice(_REQUESTS[split]) + rng.choice((".", ".", ""))
     others = [one.tool for one in draw_cards(rng, split, rng.randint(1, 3))]
-    if rng.random() < 0.1:
-        turns = [user(ask, 1), assistant(rng.choice(NO_FUNCTION))]
-        return row(NAME, "call", turns, others, [receipt], trigger="cannot", receipt=entry["image"])
-    tools = [record_expense(), *others]
-    rng.shuffle(tools)
-    turns = [user(ask, 1), calling(("record_expense", entry["call"]["arguments"]))]
-    return row(NAME, "call", turns, tools, [receipt], trigger="call", receipt=entry["image"])
+    return call_or_refuse(source, rng, ask, record_expense(), expense, others, image, **meta)
+
+
+def question_row(source: str, rng: Random, key: str, expense: Mapping[str, str], image: bytes, **meta: Any) -> Row:
+    """A question about one value of `expense`, answered by it."""
+    turns = [user(rng.choice(QUESTIONS[key]), 1), assistant(expense[key].strip())]
+    return row(source, "vqa", turns, images=[image], **meta)
 
 
 def rows(context: RecipeContext, split: str) -> Iterator[Row]:
-    """For each receipt a call, three questions, then its lines; receipts in the seed's order."""
+    """For each receipt a call (if all its values are known), three questions, then its lines, in the seed's order."""
     archive = ImageArchive(context.file(FILE))
-    wanted = [
-        entry
-        for entry in archive.entries
-        if in_split(f"{NAME} {company_key(entry['call']['arguments']['company'])}", split)
-    ]
-    for entry in shuffled(wanted, NAME, context.seed, split):
+    for entry in shuffled(split_entries(archive, split), NAME, context.seed, split):
         rng = stream(NAME, context.seed, entry["image"])
         receipt = archive.image(entry)
-        yield _call_row(rng, entry, receipt, split)
-        for key, questions in _QUESTIONS.items():
-            answer = entry["call"]["arguments"][key].strip()
-            if not answer:
-                continue
-            turns = [user(rng.choice(questions), 1), assistant(answer)]
-            yield row(NAME, "vqa", turns, images=[receipt], receipt=entry["image"])
+        expense = entry["call"]["arguments"]
+        if all(value.strip() for value in expense.values()):
+            yield call_row(NAME, rng, expense, receipt, split, receipt=entry["image"])
+        for key in _ASKED:
+            if expense[key].strip():
+                yield question_row(NAME, rng, key, expense, receipt, receipt=entry["image"])
         if context.tasks is None or "caption" in context.tasks:
             yield from _line_rows(entry, receipt)
 

@@ -12,7 +12,7 @@ import ast
 import inspect
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from multimodal_ai.data.recipes.common import Recipe, RecipeContext, Row, in_split, shuffled, text_row
@@ -87,11 +87,12 @@ def _texts(path: Path) -> Iterator[str]:
             yield node.value
 
 
-def rows(context: RecipeContext, split: str) -> Iterator[Row]:
-    """Each text once, in the seed's order; `meta.module` names where it stands."""
+def split_paragraphs(split: str, wanted: Callable[[str], bool] = lambda _: True) -> Iterator[tuple[str, str]]:
+    """(module, paragraph) of a split, each text once; `wanted` tells by its name which modules to read."""
     seen: set[str] = set()
-    items: list[tuple[str, str]] = []
     for module, path in modules():
+        if not wanted(module):
+            continue
         # A help topic is a module of its own for the split: they all stand in one file.
         topics = path.parent.name == "pydoc_data"
         for text in _texts(path):
@@ -101,8 +102,12 @@ def rows(context: RecipeContext, split: str) -> Iterator[Row]:
                 if paragraph not in seen:
                     seen.add(paragraph)
                     if mine:
-                        items.append((module, paragraph))
-    for module, paragraph in shuffled(items, NAME, context.seed, split):
+                        yield module, paragraph
+
+
+def rows(context: RecipeContext, split: str) -> Iterator[Row]:
+    """Each text once, in the seed's order; `meta.module` names where it stands."""
+    for module, paragraph in shuffled(split_paragraphs(split), NAME, context.seed, split):
         yield text_row(NAME, paragraph, module=module)
 
 

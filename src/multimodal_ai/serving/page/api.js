@@ -53,24 +53,26 @@ export async function fetchModel(key) {
   return (await response.json()).data[0];
 }
 
+async function post(path, body, key, signal) {
+  const response = await send(path, { method: "POST", headers: headers(key), body: JSON.stringify(body), signal });
+  if (!response.ok) throw await failure(response);
+  return response;
+}
+
 /** A chat completion in one piece. */
 export async function complete(body, key, signal) {
-  const request = { method: "POST", headers: headers(key), body: JSON.stringify(body), signal };
-  const response = await send("v1/chat/completions", request);
-  if (!response.ok) throw await failure(response);
-  return await response.json();
+  return await (await post("v1/chat/completions", body, key, signal)).json();
+}
+
+/** The results of the calls that the messages end with: the server runs its own functions. */
+export async function runCalls(model, messages, key) {
+  return (await (await post("v1/calls", { model, messages }, key)).json()).data;
 }
 
 /** The chunks of a streamed chat completion. Aborting `signal` closes the connection, which frees the server's place. */
 export async function* stream(body, key, signal) {
   const asked = { ...body, stream: true, stream_options: { include_usage: true } };
-  const response = await send("v1/chat/completions", {
-    method: "POST",
-    headers: headers(key),
-    body: JSON.stringify(asked),
-    signal,
-  });
-  if (!response.ok) throw await failure(response);
+  const response = await post("v1/chat/completions", asked, key, signal);
   for await (const data of serverSentEvents(response.body, signal)) {
     if (data === "[DONE]") return;
     const chunk = JSON.parse(data);

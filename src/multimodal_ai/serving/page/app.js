@@ -1,7 +1,7 @@
 // The page's beginning: puts the parts together and carries a conversation on.
 
-import { ApiError, fetchModel } from "./api.js";
-import { addNode, chooseBranch, newConversation, openCalls, path, removeNode } from "./conversation.js";
+import { ApiError, fetchModel, runCalls } from "./api.js";
+import { addNode, chooseBranch, newConversation, openCalls, path, removeNode, sentTurns, toolCall } from "./conversation.js";
 import { announce, button, byId, h } from "./dom.js";
 import { FunctionsPanel } from "./functions_panel.js";
 import { generate } from "./generation.js";
@@ -151,14 +151,25 @@ class Chat {
     this.history.keep(this.conversation);
   }
 
-  parameters(name) {
-    return this.functions.parameters(name);
-  }
-
   /** A call was approved, edited, answered or denied; with the last result the model goes on. */
   resultsChanged(node) {
     this.history.keep(this.conversation);
     if (!openCalls(node).length && !node.children.length && !this.busy) this.answer(node);
+  }
+
+  /** Let the server run a call that was approved, of a function of its own. */
+  async runOnServer(node, call) {
+    const { conversation, settings } = this;
+    this.showError(null);
+    const messages = sentTurns(conversation, node.parent, settings.system).map(({ message }) => message);
+    messages.push({ role: "assistant", content: node.text || null, tool_calls: [toolCall(call)] });
+    try {
+      const [{ status, content }] = await runCalls(this.connection.model.id, messages, settings.key);
+      call.result = { status: status === "finished" ? "ok" : status, content, by: "server" };
+      await this.history.keep(conversation);
+    } catch (error) {
+      this.showError(error);
+    }
   }
 
   stop() {
@@ -180,9 +191,10 @@ class Chat {
     const painter = new Painter(() => view?.show(true), byId("scroll"));
     if (this.connection.model || (await this.connect())) {
       const onBegin = (node) => {
+        view?.show(); // a turn before it is complete
         this.render();
         view = this.views.get(node.id);
-        announce("The model is writing");
+        announce("The model is writing", false);
       };
       const onPiece = () => painter.ask();
       const { signal } = running;
@@ -197,7 +209,7 @@ class Chat {
       this.render();
       if (sticks) this.#toEnd();
       if (ended.error) this.showError(ended.error, () => this.answer(parent));
-      else if (ended.node) announce(openCalls(ended.node).length ? "A call waits for you" : "The answer is complete");
+      else if (ended.node) announce(openCalls(ended.node).length ? "A call waits for you" : "The answer is complete", false);
     }
     if (this.history.conversations.includes(conversation)) await this.history.keep(conversation); // or it was deleted
   }

@@ -1,16 +1,18 @@
 // A call as a card: it fills while its arguments arrive, then waits for the user's word and the result.
 //
-// Functions run where the user runs them, or on the server (`x_execute`): nothing is run here, so an approved call
-// asks for its result.
+// Nothing is run here. The server runs approved calls of its own functions; any other asks for its result, since only
+// the user knows where it runs.
 
+import { imageShare } from "./attention.js";
 import { argumentErrors, partialArguments } from "./arguments.js";
 import { announce, button, h } from "./dom.js";
-import { findValue, inWords, lightUp } from "./provenance.js";
+import { darken, findValue, inWords, lightSeen, lightUp } from "./provenance.js";
 
 const STATES = {
   writing: "arguments arrive…",
   waiting: "waits for you",
   running: "running: waits for its result",
+  "on the server": "running on the server…",
   ok: "ok",
   failed: "failed",
   denied: "denied",
@@ -20,8 +22,10 @@ const STATES = {
 
 export class CallCard {
   /**
-   * call: {id, name, arguments, confidence, sources, result, approved}. actions: `parameters(name)`, `changed()`,
-   * called when the call has changed, and `locked()`, whether what the call led to is already there.
+   * call: {id, name, arguments, confidence, sources, attention, result, approved}. actions: `parameters(name)`,
+   * `served(name)`, whether the server has this function, `run()`, to let it run the call, `changed()`, called when the
+   * call has changed, `locked()`, whether what the call led to is already there, and `openPicture(place, call, name)`,
+   * which shows large what an argument looked at.
    */
   constructor(call, actions) {
     this.call = call;
@@ -34,19 +38,21 @@ export class CallCard {
     this.element = h("section", { class: "card", "aria-label": `Call of ${call.name}` }, title, this.rows, this.below);
     this.fields = new Map(); // of arguments that arrive, by name
     this.whole = false;
+    this.served = false; // the server is running it
   }
 
   get stage() {
     const { result, approved } = this.call;
     if (result) return result.status;
     if (this.call.complete === false) return "writing";
+    if (this.served || this.call.by === "server") return "on the server";
     return approved ? "running" : "waiting";
   }
 
   /** Show what has arrived; once the call is complete, show it for good. */
   fill() {
     if (this.call.complete !== false) {
-      if (!this.whole) this.render();
+      if (!this.whole || this.element.dataset.state !== this.stage) this.render();
       return;
     }
     for (const [name, value] of partialArguments(this.call.arguments)) {
@@ -91,21 +97,29 @@ export class CallCard {
   #source(name, value) {
     const source = this.call.sources?.[name];
     if (this.call.edited) return h("span", { class: "source" }, "edited by you");
-    const words = inWords(source);
+    const view = Object.hasOwn(this.call.attention ?? {}, name) ? this.call.attention[name] : null;
+    const words = inWords(source, view);
     if (!words) return null;
-    if (!["user", "function_result"].includes(source.origin)) return h("span", { class: "source" }, words);
-    const show = () => lightUp(findValue(value, source.origin));
+    const seen = view && (view.words.length || imageShare(view)) ? view : null;
+    const said = ["user", "function_result"].includes(source.origin);
+    if (!seen && !said) return h("span", { class: "source" }, words);
+    const show = () => {
+      if (seen) return lightSeen(seen);
+      const ranges = findValue(value, source.origin);
+      lightUp(ranges);
+      return ranges[0]?.startContainer.parentElement;
+    };
     const find = () => {
-      const [first] = findValue(value, source.origin);
-      const place = first?.startContainer.parentElement;
+      const looked = seen && imageShare(seen);
+      if (looked && looked.share > 0.5) return this.actions.openPicture(looked.image, this.call, name);
+      const place = show();
       place?.closest("details")?.setAttribute("open", "");
       place?.scrollIntoView({ block: "nearest" });
-      show();
-      announce(first ? `${name}: its words are lit up` : `${name}: its words are not found in one piece`);
+      announce(place ? `${name}: its words are lit up` : `${name}: its words are not found in one piece`);
     };
-    const properties = { class: "source", "data-source": source.origin, title: "Show where these words stand" };
-    const dark = () => lightUp([]);
-    return button(words, find, { ...properties, onpointerenter: show, onpointerleave: dark, onfocus: show, onblur: dark });
+    const title = seen ? "Show what the model looked at" : "Show where these words stand";
+    const properties = { class: "source", "data-source": source.origin, title, "aria-label": `${name}: ${words}` };
+    return button(words, find, { ...properties, onpointerenter: show, onpointerleave: darken, onfocus: show, onblur: darken });
   }
 
   #showBelow() {
@@ -130,8 +144,18 @@ export class CallCard {
     this.#changed();
   }
 
+  async #runOnServer() {
+    this.served = true;
+    this.render();
+    await this.actions.run();
+    this.served = false;
+    this.#changed(false);
+    announce(`${this.call.name}: ${STATES[this.stage] ?? this.stage}`, false);
+  }
+
   #choices() {
     const approve = () => {
+      if (this.actions.served(this.call.name)) return this.#runOnServer();
       this.call.approved = true;
       this.#changed();
     };

@@ -58,29 +58,35 @@ export function chooseBranch(conversation, node, step) {
 /** Calls that still wait for a result. */
 export const openCalls = (node) => (node.calls ?? []).filter((call) => !call.result);
 
-/** The messages of the path up to a turn (not itself where `before`), in the API's form. */
-export function toMessages(conversation, until, system) {
-  const messages = system ? [{ role: "system", content: system }] : [];
-  for (const node of path(conversation)) {
+/**
+ * The path up to a turn as it is sent: for each message {message, text, turn, call}, in the API's form, with the text
+ * that stands on the page as it is (null: none), the turn's number, and for a result the number of its call.
+ */
+export function sentTurns(conversation, until, system) {
+  const sent = system ? [{ message: { role: "system", content: system }, text: system }] : [];
+  for (const [turn, node] of path(conversation).entries()) {
     if (node.role === "user") {
       const images = (node.images ?? []).map((url) => ({ type: "image_url", image_url: { url } }));
       const text = node.text ? [{ type: "text", text: node.text }] : [];
-      messages.push({ role: "user", content: images.length ? [...images, ...text] : node.text });
+      const content = images.length ? [...images, ...text] : node.text;
+      sent.push({ message: { role: "user", content }, text: node.text, turn, call: null });
     } else {
       const message = { role: "assistant", content: node.text || (node.calls?.length ? null : "") };
       if (node.calls?.length) message.tool_calls = node.calls.map(toolCall);
-      messages.push(message);
-      for (const call of node.calls ?? []) {
+      sent.push({ message, text: null, turn, call: null });
+      for (const [number, call] of (node.calls ?? []).entries()) {
         const content = call.result?.content ?? '{"error":"not run"}';
-        messages.push({ role: "tool", tool_call_id: call.id, name: call.name, content });
+        const result = { role: "tool", tool_call_id: call.id, name: call.name, content };
+        sent.push({ message: result, text: content, turn, call: number });
       }
     }
     if (node.id === until) break;
   }
-  return messages;
+  return sent;
 }
 
-function toolCall(call) {
+/** A call in the API's form. */
+export function toolCall(call) {
   return { id: call.id, type: "function", function: { name: call.name, arguments: call.arguments } };
 }
 
@@ -125,10 +131,32 @@ export function checked(given, place) {
 }
 
 function checkedCall(call, fail, id) {
-  const { name, arguments: text, confidence = null, sources = {}, result = null } = call ?? {};
+  const { name, arguments: text, confidence = null, sources = {}, result = null, edited = false } = call ?? {};
   if (typeof name !== "string" || typeof text !== "string") fail(`turn ${id}: a call needs a name and arguments`);
   if (result !== null && (typeof result.content !== "string" || typeof result.status !== "string")) {
     fail(`turn ${id}: a call's result needs a status and a content`);
   }
-  return { id: typeof call.id === "string" ? call.id : `call_${newId()}`, name, arguments: text, confidence, sources, result };
+  const attention = call.attention ? checkedAttention(call.attention) : null;
+  const known = { name, arguments: text, confidence, sources, attention, edited: edited === true, result };
+  return { id: typeof call.id === "string" ? call.id : `call_${newId()}`, ...known };
+}
+
+/** What a model looked at (see attention.js) from a file, or null where it is not what this page makes. */
+function checkedAttention(given) {
+  const count = (value) => Number.isInteger(value) && value >= 0;
+  const share = (value) => Number.isFinite(value) && value >= 0 && value <= 1;
+  const isWord = ({ turn, call, start, end, weight }) =>
+    count(turn) && (call === null || count(call)) && count(start) && count(end) && start < end && share(weight);
+  const isImage = ({ turn, image, rows, columns, weights }) =>
+    count(turn) && count(image) && count(rows) && count(columns) && Array.isArray(weights) &&
+    weights.length === rows * columns && weights.length > 0 && weights.every(share);
+  try {
+    const views = Object.entries(given).map(([name, { words, images }]) => {
+      if (!words.every(isWord) || !images.every(isImage)) throw new TypeError(name);
+      return [name, { words, images }];
+    });
+    return Object.fromEntries(views);
+  } catch {
+    return null;
+  }
 }

@@ -27,11 +27,11 @@ export function iconButton(sign, words, onclick, properties = {}) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** Say something to screen readers, and show it for a moment. */
-export function announce(words) {
+/** Say something to screen readers, and show it for a moment; not `shown` is what the page shows elsewhere. */
+export function announce(words, shown = true) {
   const status = byId("status");
   status.textContent = words;
-  status.classList.add("shown");
+  status.classList.toggle("shown", shown);
   clearTimeout(announce.timer);
   announce.timer = setTimeout(() => status.classList.remove("shown"), 2500);
 }

@@ -42,7 +42,7 @@ export class FunctionsPanel {
   /** settings: of the store. connection: `model`, with the server's own functions, or null. */
   constructor(settings, connection, changed) {
     Object.assign(this, { settings, connection, changed });
-    this.list = byId("function-list");
+    this.groups = byId("function-groups");
     this.text = byId("function-text");
     this.errors = byId("function-errors");
     byId("function-add").addEventListener("click", () => this.#add());
@@ -91,6 +91,11 @@ export class FunctionsPanel {
     return all.find((tool) => tool.function.name === name)?.function.parameters;
   }
 
+  /** Whether the server has a function of this name. */
+  served(name) {
+    return this.#served.some((tool) => tool.function.name === name);
+  }
+
   #save() {
     saveSettings(this.settings);
     this.render();
@@ -99,29 +104,14 @@ export class FunctionsPanel {
 
   render() {
     const { settings } = this;
-    const served = this.#served.map((tool) => {
-      const { name } = tool.function;
-      const toggle = (on) => {
-        settings.disabled = settings.disabled.filter((other) => other !== name);
-        if (!on) settings.disabled.push(name);
-        this.#save();
-      };
-      return this.#row(tool, !settings.disabled.includes(name), toggle, null);
-    });
-    const own = settings.functions.map((entry) => {
-      const toggle = (on) => {
-        entry.enabled = on;
-        this.#save();
-      };
-      const remove = () => {
-        settings.functions = settings.functions.filter((other) => other !== entry);
-        this.#save();
-        this.text.focus();
-      };
-      return this.#row(entry.tool, entry.enabled, toggle, remove);
-    });
-    const rows = [...served, ...own];
-    this.list.replaceChildren(...(rows.length ? rows : [h("li", { class: "quiet" }, "No functions yet.")]));
+    const rows = new Map(); // by the heading they stand under
+    const put = (heading, row) => rows.set(heading, [...(rows.get(heading) ?? []), row]);
+    for (const entry of settings.functions) put("Pasted here", this.#ownRow(entry));
+    for (const tool of this.#served) put(tool.x_server ? `MCP server ${tool.x_server}` : "The server's own", this.#servedRow(tool));
+    const groups = [...rows].map(([heading, items]) => [h("h3", {}, heading), h("ul", { "aria-label": heading }, items)]);
+    const held = this.groups.contains(document.activeElement) ? document.activeElement.dataset.function : null;
+    this.groups.replaceChildren(...(groups.length ? groups.flat() : [h("p", { class: "quiet" }, "No functions yet.")]));
+    if (held) this.groups.querySelector(`[data-function="${CSS.escape(held)}"]`)?.focus();
     byId("execute").checked = settings.execute;
     byId("execute-row").hidden = !this.#served.length;
     const names = this.tools.map((tool) => tool.function.name);
@@ -133,17 +123,42 @@ export class FunctionsPanel {
     byId("tool-choice").value = settings.toolChoice;
   }
 
+  #servedRow(tool) {
+    const { settings } = this;
+    const { name } = tool.function;
+    const toggle = (on) => {
+      settings.disabled = settings.disabled.filter((other) => other !== name);
+      if (!on) settings.disabled.push(name);
+      this.#save();
+    };
+    return this.#row(tool, !settings.disabled.includes(name), toggle, null);
+  }
+
+  #ownRow(entry) {
+    const { settings } = this;
+    const toggle = (on) => {
+      entry.enabled = on;
+      this.#save();
+    };
+    const remove = () => {
+      settings.functions = settings.functions.filter((other) => other !== entry);
+      this.#save();
+      this.text.focus();
+    };
+    return this.#row(entry.tool, entry.enabled, toggle, remove);
+  }
+
   #row(tool, enabled, toggle, remove) {
     const { name, description, parameters } = tool.function;
     const fixed = this.execute;
     const onchange = (event) => toggle(event.target.checked);
-    const box = h("input", { type: "checkbox", checked: fixed ? !remove : enabled, disabled: fixed, onchange });
+    const box = h("input", { type: "checkbox", "data-function": name, checked: fixed ? !remove : enabled, disabled: fixed, onchange });
     const changes = tool.function["x-side-effect"] ? h("span", { class: "tag" }, "changes something") : null;
     const schema = h("pre", { tabindex: "0" }, JSON.stringify(parameters ?? {}, null, 2));
     return h(
       "li",
       {},
-      h("div", { class: "row" }, h("label", {}, box, " ", h("code", {}, name)), changes, remove ? iconButton("✕", `Remove ${name}`, remove) : h("span", { class: "tag" }, "server")),
+      h("div", { class: "row" }, h("label", {}, box, " ", h("code", {}, name)), changes, remove && iconButton("✕", `Remove ${name}`, remove)),
       description ? h("p", { class: "quiet" }, description) : null,
       h("details", {}, h("summary", {}, "Schema"), schema),
     );
@@ -158,7 +173,7 @@ export class FunctionsPanel {
     } catch (error) {
       return fail(error.message);
     }
-    const taken = tools.find((tool) => this.#served.some((other) => other.function.name === tool.function.name));
+    const taken = tools.find((tool) => this.served(tool.function.name));
     if (taken) return fail(`The server has a function ${taken.function.name}; give yours another name.`);
     try {
       await this.#check(tools);

@@ -1,6 +1,7 @@
 // Images for the next message: pasted, dropped, chosen or taken with the camera. They are sent as they are.
 
 import { announce, button, byId, h, iconButton } from "./dom.js";
+import { thumbnail } from "./picture.js";
 
 const TYPES = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
 
@@ -11,16 +12,6 @@ function asDataUrl(blob) {
     reader.onerror = () => reject(reader.error);
     reader.readAsDataURL(blob);
   });
-}
-
-/** A picture that opens in full size. */
-export function thumbnail(url, words) {
-  const show = () => {
-    const dialog = byId("picture");
-    dialog.querySelector("img").src = url;
-    dialog.showModal();
-  };
-  return h("button", { type: "button", class: "thumbnail", "aria-label": `Show ${words}`, onclick: show }, h("img", { src: url, alt: words }));
 }
 
 export class ImageTray {

@@ -3,7 +3,15 @@
 import { byId } from "./dom.js";
 import { saveSettings } from "./store.js";
 
-const FIELDS = { system: "system", temperature: "temperature", "top-p": "topP", "max-tokens": "maxTokens", key: "key", theme: "theme" };
+const FIELDS = {
+  system: "system",
+  temperature: "temperature",
+  "top-p": "topP",
+  "max-tokens": "maxTokens",
+  attention: "attention",
+  key: "key",
+  theme: "theme",
+};
 
 /** Put a colour scheme into force. */
 function applyTheme(theme) {
@@ -14,10 +22,11 @@ function applyTheme(theme) {
 export function bindSettings(settings, changed) {
   for (const [id, name] of Object.entries(FIELDS)) {
     const field = byId(id);
-    field.value = settings[name];
+    const value = field.type === "checkbox" ? "checked" : "value";
+    field[value] = settings[name];
     field.addEventListener("change", () => {
       if (!field.reportValidity()) return;
-      settings[name] = field.value;
+      settings[name] = field[value];
       saveSettings(settings);
       applyTheme(settings.theme);
       changed(name);

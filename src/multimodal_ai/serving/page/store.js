@@ -60,6 +60,7 @@ const DEFAULTS = {
   topP: "",
   maxTokens: "",
   theme: "system",
+  attention: true,
   toolChoice: "auto",
   execute: false,
   functions: [], // pasted ones: {tool, enabled}

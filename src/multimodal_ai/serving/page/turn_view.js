@@ -1,13 +1,14 @@
 // One turn of a conversation on the page.
 
-import { branch, openCalls } from "./conversation.js";
+import { looksAt } from "./attention.js";
+import { branch, openCalls, path } from "./conversation.js";
 import { CallCard } from "./call_card.js";
 import { button, copy, h, iconButton } from "./dom.js";
-import { thumbnail } from "./images.js";
 import { MarkdownView } from "./markdown.js";
+import { showPicture, thumbnail } from "./picture.js";
 
 export class TurnView {
-  /** chat: what the buttons ask for: `edit`, `retry`, `remove`, `choose`, `resultsChanged`, `parameters`, `busy`. */
+  /** chat: what the buttons ask for: `edit`, `retry`, `remove`, `choose`, `resultsChanged`, `functions`, `busy`. */
   constructor(conversation, node, chat) {
     Object.assign(this, { conversation, node, chat });
     const user = node.role === "user";
@@ -16,7 +17,7 @@ export class TurnView {
     this.cards = h("div", { class: "cards" });
     this.foot = h("footer");
     this.calls = [];
-    const images = (node.images ?? []).map((url, index) => h("li", {}, thumbnail(url, `image ${index + 1}`)));
+    const images = (node.images ?? []).map((url, index) => h("li", {}, this.#thumbnail(url, index)));
     this.element = h(
       "article",
       { class: node.role, "aria-label": user ? "You" : "Assistant" },
@@ -25,6 +26,18 @@ export class TurnView {
       this.cards,
       this.foot,
     );
+  }
+
+  #thumbnail(url, index) {
+    const looks = () => looksAt(this.conversation, path(this.conversation).indexOf(this.node), index);
+    return thumbnail(url, `image ${index + 1}`, looks);
+  }
+
+  /** An image of a turn, large, with what an argument of a call looked at on it. */
+  #showPicture(turn, number, call, name) {
+    const looks = looksAt(this.conversation, turn, number);
+    const chosen = looks.find((look) => look.call === call && look.name === name);
+    showPicture(path(this.conversation)[turn].images[number], `image ${number + 1}`, looks, chosen);
   }
 
   /** Show what has arrived so far; `writing` until the turn is complete. */
@@ -37,9 +50,12 @@ export class TurnView {
     for (const [index, call] of (node.calls ?? []).entries()) {
       if (this.calls[index]?.call !== call) {
         this.calls[index] = new CallCard(call, {
-          parameters: (name) => this.chat.parameters(name),
+          parameters: (name) => this.chat.functions.parameters(name),
+          served: (name) => this.chat.functions.served(name),
+          run: () => this.chat.runOnServer(node, call),
           changed: () => this.chat.resultsChanged(node),
           locked: () => node.children.length > 0,
+          openPicture: (place, seen, name) => this.#showPicture(place.turn, place.image, seen, name),
         });
         this.cards.append(this.calls[index].element);
       }
