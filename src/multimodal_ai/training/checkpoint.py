@@ -137,8 +137,7 @@ class Checkpointer:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
-            if error is None or isinstance(error, Exception):  # else: a second Ctrl-C, which does not wait
-                self.wait()
+            self.wait()  # a Ctrl-C meanwhile leaves at once; a thread that dies with the interpreter may make it abort
         except Exception as failure:
             if error is None:
                 raise
