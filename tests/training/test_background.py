@@ -207,3 +207,4 @@ def test_a_failure_is_kept_until_somebody_waits():
     assert not work.failed
     work.start(lambda: None)
     work.wait()
+    assert not any(thread.name == "test" for thread in threading.enumerate())

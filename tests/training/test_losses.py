@@ -89,7 +89,7 @@ def test_an_answer_to_a_result_teaches_the_pointer(small_tokenizer: Tokenizer, m
     samples = (source.sample(index) for index in range(len(source)))
     sample = next(s for s in samples if s.messages[-2].role == "tool" and not s.messages[-1].tool_calls)
     batch = collate(
-        [build_example(sample, data.renderer, data.images)],
+        [build_example(sample, data.renderer, data.images[0])],
         3 * data.config.image.patch_size**2,
         data.renderer.tokenizer.space,
     )
@@ -139,7 +139,7 @@ def test_a_batch_of_functions_without_parameters(small_tokenizer: Tokenizer, mic
     call = {"type": "function", "function": {"name": "lights_off", "arguments": {}}}
     messages = [{"role": "user", "content": "it is too bright"}, {"role": "assistant", "tool_calls": [call]}]
     sample = Sample.from_row({"messages": messages, "tools": [tool], "trigger": "call"}, "the row")
-    batch = collate([build_example(sample, data.renderer, data.images)], 3 * 8**2, data.renderer.tokenizer.space)
+    batch = collate([build_example(sample, data.renderer, data.images[0])], 3 * 8**2, data.renderer.tokenizer.space)
     losses = TrainingObjective(build_model(small_tokenizer), SPLIT_FREE)(batch)
     assert losses["selection"] > 0 and losses["presence"] == 0
 
@@ -150,7 +150,7 @@ def test_hidden_functions_are_found_among_those_of_the_whole_batch(
     data = micro_batches(8, 8)
     source = next(source for source in data.sources if source.name == "function_cards")
     calling = [s for s in map(source.sample, range(len(source))) if s.messages[-1].tool_calls]
-    shown, *rest = (build_example(sample, data.renderer, data.images) for sample in calling[:6])
+    shown, *rest = (build_example(sample, data.renderer, data.images[0]) for sample in calling[:6])
     hidden = [hide_functions(example) for example in rest]
     space = data.renderer.tokenizer.space
     batch = collate([shown, *hidden], 3 * data.config.image.patch_size**2, space, multiple=8)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 
 
 class Background:
@@ -16,34 +15,41 @@ class Background:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._running: Future[None] | None = None
+        self._thread: threading.Thread | None = None
+        self._over = threading.Event()
+        self._error: BaseException | None = None
 
     @property
     def failed(self) -> bool:
-        """Whether the work is over and has an error for `wait` to raise."""
-        return self._running is not None and self._running.done() and self._running.exception() is not None
+        """Whether the work has an error for `wait` to raise."""
+        return self._error is not None
 
     def start(self, work: Callable[[], None]) -> None:
         """Begin `work` and return."""
-        assert self._running is None, "wait for the work before"
-        self._running = future = Future[None]()
+        assert self._thread is None, "wait for the work before"
+
+        self._over.clear()
 
         def run() -> None:
             try:
                 work()
             except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(None)
+                self._error = error
+            self._over.set()
 
-        threading.Thread(target=run, name=self.name, daemon=True).start()
+        self._thread = threading.Thread(target=run, name=self.name, daemon=True)
+        self._thread.start()
 
     def wait(self) -> None:
-        """Wait for the work that runs, if any, and raise what it raised."""
-        running = self._running
-        if running is not None:
-            try:
-                running.result()
-            finally:
-                if running.done():  # else: interrupted while waiting
-                    self._running = None
+        """Wait for the work that runs, if any, and raise what it raised.
+
+        When it returns the thread is gone, with all that it held: one that frees tensors while the interpreter ends
+        makes it abort.
+        """
+        if self._thread is not None:
+            self._over.wait()  # a `join` that a Ctrl-C interrupts takes the thread for ended
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
